@@ -1,0 +1,1 @@
+"""The one loop, its executor, control, checkpoints and metrics."""

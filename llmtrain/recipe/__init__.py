@@ -1,0 +1,1 @@
+"""Recipes: text in, one frozen dataclass and a plan out; nothing here imports torch."""
