@@ -1,0 +1,1 @@
+"""Numbers that judge a model; separate because training, evaluation and reports share them."""
