@@ -21,15 +21,13 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from llmtrain.data.documents import BadRow
-from llmtrain.data.encoding_pool import Encoded, encoded
+from llmtrain.data.encoding_pool import DOCUMENT, Encoded, encoded
 from llmtrain.data.sources import OpenSource
 from llmtrain.data.tokens import Tokenizer
 from llmtrain.errors import Failure, fail
 
 VERSION = 1
 """Part of every key; raise it when the same input would give other files."""
-DOCUMENT = np.dtype([("end", "<i8"), ("hash", "<u8"), ("bytes", "<i8"), ("row", "<i8"), ("file", "<i8")])
-"""`end`: index after its last token; `hash` and `bytes`: of its UTF-8 text; `row`, `file`: where it stood."""
 LISTED = 100
 """Bad rows that are listed by name; more are only counted."""
 Progress = Callable[[int, int | None], None]

@@ -19,6 +19,8 @@ from llmtrain.data.documents import PIECE, BadRow, Piece
 from llmtrain.data.sources import OpenSource, documents
 from llmtrain.data.tokens import Tokenizer
 
+DOCUMENT = np.dtype([("end", "<i8"), ("hash", "<u8"), ("bytes", "<i8"), ("row", "<i8"), ("file", "<i8")])
+"""`end`: index after its last token; `hash` and `bytes`: of its UTF-8 text; `row`, `file`: where it stood."""
 CHUNK = 4 * PIECE
 """Characters handed to a thread at a time."""
 CHUNK_ROWS = 8192
@@ -132,8 +134,6 @@ def _end(chunk: _Chunk, piece: Piece, file: int, digest: "hashlib._Hash", size: 
 
 
 def _encode(chunk: _Chunk, tokenizer: Tokenizer) -> Encoded:
-    from llmtrain.data.cache import DOCUMENT
-
     found = tokenizer.encode_batch(chunk.texts)
     for ids, ends in zip(found, chunk.ends, strict=True):
         if ends:
