@@ -22,7 +22,7 @@ import numpy as np
 
 from llmtrain.data.documents import BadRow
 from llmtrain.data.encoding_pool import DOCUMENT, Encoded, encoded
-from llmtrain.data.sources import OpenSource
+from llmtrain.data.sources import OpenSource, kind_of
 from llmtrain.data.tokens import Tokenizer
 from llmtrain.errors import Failure, fail
 
@@ -45,17 +45,22 @@ class Entry:
     was_there: bool
 
 
-def entry_key(opened: OpenSource, hashes: list[str], tokenizer: Tokenizer, on_bad_row: str) -> str:
-    """Name of the entry: contents and settings that decide its bytes, never paths or times."""
+def reading_key(opened: OpenSource, hashes: list[str]) -> str:
+    """What decides the documents of a source: contents and settings, never paths or times."""
     source = opened.source
-    kinds = [file.suffixes[-2:] for file in opened.files]
     settings = {
-        "version": VERSION, "documents": DOCUMENT.descr, "builtin": source.path if source.path.startswith("builtin:") else "",
-        "hashes": hashes, "kinds": kinds, "columns": source.columns, "encoding": source.encoding,
-        "cut": source.documents, "limit": source.limit, "on_bad_row": on_bad_row,
-        "tokenizer": tokenizer.fingerprint, "eos": tokenizer.eos_id, "vocab": tokenizer.vocab_size,
+        "version": VERSION, "builtin": source.path if source.path.startswith("builtin:") else "",
+        "files": [[hash, kind_of(file), file.suffix] for hash, file in zip(hashes, opened.files, strict=True)],
+        "columns": source.columns, "encoding": source.encoding, "documents": source.documents, "limit": source.limit,
     }  # fmt: skip
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:40]
+    return json.dumps(settings, sort_keys=True)
+
+
+def entry_key(opened: OpenSource, hashes: list[str], tokenizer: Tokenizer, on_bad_row: str) -> str:
+    """Name of the entry: everything that decides its bytes."""
+    parts = [reading_key(opened, hashes), on_bad_row, DOCUMENT.descr]
+    parts += [tokenizer.fingerprint, tokenizer.eos_id, tokenizer.vocab_size]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40]
 
 
 def find(root: Path, key: str) -> Entry | None:
@@ -74,7 +79,9 @@ def find(root: Path, key: str) -> Entry | None:
             shutil.rmtree(set_aside, ignore_errors=True)
         return None
     tokens = _mapped(folder / "tokens.bin", np.dtype(meta["dtype"]))
-    return Entry(key=key, tokens=tokens, documents=_mapped(folder / "documents.bin", DOCUMENT), meta=meta, was_there=True)
+    return Entry(
+        key=key, tokens=tokens, documents=_mapped(folder / "documents.bin", DOCUMENT), meta=meta, was_there=True
+    )
 
 
 def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
@@ -100,7 +107,14 @@ def find_or_build(
         (root / "tokens").mkdir(parents=True, exist_ok=True)
         _sweep(root / "tokens")
         with _Workshop(root / "tokens", key) as workshop:
-            _build(workshop.folder, opened, tokenizer, on_bad_row, encoded(opened, tokenizer, workers=workers, poll=poll), progress)
+            _build(
+                workshop.folder,
+                opened,
+                tokenizer,
+                on_bad_row,
+                encoded(opened, tokenizer, workers=workers, poll=poll),
+                progress,
+            )
             workshop.publish()
     except OSError as error:
         id = "E-IO-001" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "E-FILE-005"
@@ -202,7 +216,9 @@ def token_dtype(tokenizer: Tokenizer) -> np.dtype:
     return np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
 
 
-def _note_bad(rows: list[tuple[int, BadRow]], on_bad_row: str, counts: dict[str, int], bad: list[dict[str, Any]]) -> None:
+def _note_bad(
+    rows: list[tuple[int, BadRow]], on_bad_row: str, counts: dict[str, int], bad: list[dict[str, Any]]
+) -> None:
     for file, row in rows:
         problem = row.problem
         if on_bad_row == "error":

@@ -35,7 +35,9 @@ class BadRow:
     problem: Problem
 
 
-def bad_row(id: str, message: str, *, file: str, row: int, column: int | None = None, hint: str | None = None) -> BadRow:
+def bad_row(
+    id: str, message: str, *, file: str, row: int, column: int | None = None, hint: str | None = None
+) -> BadRow:
     """A bad row at its place."""
     return BadRow(problem=Problem(id=id, message=message, place=Place(file=file, line=row, column=column), hint=hint))
 
@@ -103,7 +105,9 @@ def checked(text: str, *, file: str, line: int) -> str | BadRow:
 
 def missing_column(column: str, found: Sequence[str], place: Place) -> Problem:
     """The problem of a table or row without the column, with the line that would mend it."""
-    shown = ", ".join(quoted(name, 30) for name in found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+    shown = ", ".join(quoted(name, 30) for name in found[:8]) + (
+        f" and {len(found) - 8} more" if len(found) > 8 else ""
+    )
     message = f"no column {quoted(column)}; found: {shown or 'none'}"
     other = next((name for name in found if name.lower() in ("text", "content", "body", "document")), None)
     hint = f"name the column that holds the text: `columns: {{text: {other or (found[0] if found else 'NAME')}}}`"

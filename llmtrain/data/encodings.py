@@ -36,7 +36,12 @@ def named_encoding(name: str, *, key: str | None = None) -> str:
         found = codecs.lookup(name)
         found.incrementaldecoder("strict").decode(b"", final=True)
     except (LookupError, TypeError, ValueError, UnicodeError) as error:
-        raise fail("E-DATA-002", f"no text encoding is called {quoted(name)}", key=key, hint="try utf-8, utf-16, cp1252, gb18030 or shift_jis") from error  # noqa: E501
+        raise fail(
+            "E-DATA-002",
+            f"no text encoding is called {quoted(name)}",
+            key=key,
+            hint="try utf-8, utf-16, cp1252, gb18030 or shift_jis",
+        ) from error  # noqa: E501
     if not isinstance(found.incrementaldecoder("strict").decode(b"", final=True), str):
         raise fail("E-DATA-002", f"{quoted(name)} is not an encoding of text", key=key)
     return found.name
@@ -115,9 +120,15 @@ class _Decoding:
             data, pending = chunk, b""
         base = self.consumed - len(pending)
         line = self.lines + data[: error.start].decode(self.name, "replace").count("\n") + 1
-        cut = "the file ends inside a character" if error.reason.startswith(("unexpected end", "truncated", "incomplete")) else ""
+        cut = (
+            "the file ends inside a character"
+            if error.reason.startswith(("unexpected end", "truncated", "incomplete"))
+            else ""
+        )
         what = cut or f"byte 0x{data[error.start]:02x}"
-        return self._fail(f"{what} at offset {base + error.start:,} is not {self.name}", line, _advice(data, self.declared))
+        return self._fail(
+            f"{what} at offset {base + error.start:,} is not {self.name}", line, _advice(data, self.declared)
+        )
 
     def _nul(self, text: str, data: bytes) -> Failure:
         line = self.lines + text.count("\n", 0, text.index("\0")) + 1

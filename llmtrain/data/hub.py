@@ -26,11 +26,20 @@ def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:  # no
         return datasets.load_dataset(name, config or None, split=split, trust_remote_code=False)
     except ModuleNotFoundError as error:
         hint = "install it: pip install 'llmtrain[hub]'"
-        raise fail("E-DATA-015", f"{quoted(path)} is no local file; data of the hub needs an extra", key=key, hint=hint) from error  # noqa: E501
+        raise fail(
+            "E-DATA-015", f"{quoted(path)} is no local file; data of the hub needs an extra", key=key, hint=hint
+        ) from error  # noqa: E501
     except (OSError, ValueError, RuntimeError) as error:
         text = str(error).split("\n")[0]
-        hint = "offline: only data sets fetched before can be read" if offline else "is the name right, and is it a path?"
-        raise fail("E-DATA-007", f"{quoted(path)} is neither a local file nor to be had from the hub: {text}"[:200], key=key, hint=hint) from error  # noqa: E501
+        hint = (
+            "offline: only data sets fetched before can be read" if offline else "is the name right, and is it a path?"
+        )
+        raise fail(
+            "E-DATA-007",
+            f"{quoted(path)} is neither a local file nor to be had from the hub: {text}"[:200],
+            key=key,
+            hint=hint,
+        ) from error  # noqa: E501
 
 
 def content_files(data: Any) -> list[Path]:  # noqa: ANN401 - datasets.Dataset

@@ -69,7 +69,9 @@ def _problem(error: Exception, text: str, file: str, row: int, *, line_column: b
     if isinstance(error, json.JSONDecodeError):
         column = error.colno if line_column else None
         near = text[error.pos : error.pos + 1]
-        message = f"not valid JSON: {error.msg[0].lower()}{error.msg[1:]}, " + (f"at {quoted(near)}" if near else "at the end")
+        message = f"not valid JSON: {error.msg[0].lower()}{error.msg[1:]}, " + (
+            f"at {quoted(near)}" if near else "at the end"
+        )
         hint = "JSON takes double quotes only" if near == "'" else None
         return bad_row("E-DATA-001", message, file=file, row=row, column=column, hint=hint).problem
     return fail("E-DATA-010", "a number has more than 4,300 digits", file=file, line=row).problems[0]
@@ -164,7 +166,9 @@ class _Scanner:
             problem = _problem(error, self.window, self.file, line, line_column=False)
         else:
             problem = _problem(error, self.window, self.file, self.line, line_column=False)
-        return fail(problem.id, f"item {row}: {problem.message}", file=self.file, line=problem.place.line, hint=problem.hint)
+        return fail(
+            problem.id, f"item {row}: {problem.message}", file=self.file, line=problem.place.line, hint=problem.hint
+        )
 
     def error(self, message: str, id: str = "E-DATA-001") -> Failure:
         return fail(id, message, file=self.file, line=self.line)

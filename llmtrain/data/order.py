@@ -47,7 +47,7 @@ class Permutation:
         while len(todo):
             left, right = out[todo] >> half, out[todo] & low
             for key in self.keys:
-                left, right = right, left ^ (_mix_many(right ^ np.uint64(key)) & low)
+                left, right = right, left ^ (mix_many(right ^ np.uint64(key)) & low)
             out[todo] = left << half | right
             todo = todo[out[todo] >= np.uint64(self.n)]
         return out.astype(np.int64)
@@ -59,7 +59,7 @@ def _mix(value: int) -> int:
     return value ^ value >> 31
 
 
-def _mix_many(value: np.ndarray) -> np.ndarray:
+def mix_many(value: np.ndarray) -> np.ndarray:
     value = (value ^ (value >> np.uint64(30))) * np.uint64(_MIX1)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(_MIX2)
     return value ^ (value >> np.uint64(31))

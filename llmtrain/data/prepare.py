@@ -3,25 +3,21 @@
 It needs no other rank: rank 0 calls it before the process group exists, the others find the cache warm.
 """
 
-import hashlib
-import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from llmtrain.data import cache as token_cache
-from llmtrain.data.cache import Entry, Poll, Progress
-from llmtrain.data.order import mixed
-from llmtrain.data.rows import JoinedRows, PackedRows, RowSource, Segments, SingleRows, Stream
+from llmtrain.data.assemble import Loaded, assemble
+from llmtrain.data.cache import Poll, Progress
+from llmtrain.data.documents import BadRow
+from llmtrain.data.rows import JoinedRows, RowSource
 from llmtrain.data.sources import OpenSource, content_hashes, documents, open_source, unique_names
 from llmtrain.data.tokens import Tokenizer, sampled, train_bpe, training_key
-from llmtrain.dist import fold_seed
-from llmtrain.errors import Failure, Place, Problem, fail
-from llmtrain.record.ledger import Ledger, SourceLedger
+from llmtrain.errors import Failure
+from llmtrain.record.ledger import Ledger
 from llmtrain.recipe.schema import DataSection, EvalSplit, Source
 
 
@@ -43,27 +39,6 @@ class Prepared:
     """Of everything rows depend on: contents, tokenizer, settings, split."""
     from_cache: bool
     seconds: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Loaded:
-    """A source with its tokens."""
-
-    opened: OpenSource
-    name: str
-    entry: Entry
-
-    @property
-    def segments(self) -> Segments:
-        ends = np.asarray(self.entry.documents["end"])
-        starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
-        return Segments(starts=starts, lengths=ends - starts)
-
-    def locate(self, token: int) -> str:
-        """`file:row` of the document that holds a token."""
-        index = int(np.searchsorted(self.entry.documents["end"], token, side="right"))
-        record = self.entry.documents[index]
-        return f"{self.opened.shown[int(record['file'])]}:{int(record['row'])}"
 
 
 def worker_count(workers: str | int) -> int:
@@ -97,7 +72,7 @@ def train_tokenizer(section: DataSection, *, vocab_size: int, cache: Path, worke
         Failure: a source cannot be read.
     """
     opened = open_sources(section.train, key="data.train", offline=offline)
-    content = [part for source in opened for part in (source.source.path * source.source.path.startswith("builtin:"), *content_hashes(source, workers), json.dumps([source.source.columns, source.source.encoding, source.source.documents, source.source.limit]))]  # noqa: E501
+    content = [token_cache.reading_key(source, content_hashes(source, workers)) for source in opened]
     folder = cache / "tokenizers" / training_key([*content, section.on_bad_row], vocab_size)
     if (folder / "tokenizer_config.json").is_file():
         return folder
@@ -135,5 +110,33 @@ def prepare(
             cache, opened, content_hashes(opened, workers), tokenizer,
             on_bad_row=section.on_bad_row, workers=workers, progress=progress, poll=poll,
         )  # fmt: skip
-        loaded.append(_Loaded(opened=opened, name=name, entry=entry))
-    return _Assembly(section, seed, loaded[: len(train)], loaded[len(train) :]).prepared(start)
+        loaded.append(Loaded(opened=opened, name=name, entry=entry))
+    rows = assemble(section, seed, loaded[: len(train)], loaded[len(train) :])
+    return Prepared(
+        train=JoinedRows(rows.train),
+        sources=rows.train,
+        weights=tuple(source.weight for source in section.train),
+        evals=rows.evals,
+        ledger=rows.ledger,
+        documents=sum(part.entry.meta["counts"]["documents"] for part in loaded[: len(train)]),
+        tokens=sum(part.entry.meta["counts"]["tokens"] for part in loaded[: len(train)]),
+        fingerprint=rows.fingerprint,
+        from_cache=all(part.entry.was_there for part in loaded),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _texts(opened: Sequence[OpenSource], on_bad_row: str) -> Iterator[str]:
+    """The text of all sources, piece by piece."""
+    for source in opened:
+        left = source.source.limit
+        for _, item in documents(source):
+            if left == 0:
+                break
+            if isinstance(item, BadRow):
+                if on_bad_row == "error":
+                    raise Failure(item.problem)
+                continue
+            if left is not None and item.last:
+                left -= 1
+            yield item.text

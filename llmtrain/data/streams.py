@@ -92,7 +92,9 @@ def _unzstd(handle: BinaryIO, shown: str) -> Iterator[bytes]:
 
 
 def _damaged(shown: str, kind: str, error: Exception) -> Failure:
-    return fail("E-DATA-012", f"damaged {kind} file: {error}"[:200], file=shown, hint="unpack it by hand, or get it anew")
+    return fail(
+        "E-DATA-012", f"damaged {kind} file: {error}"[:200], file=shown, hint="unpack it by hand, or get it anew"
+    )
 
 
 def _guarded(chunks: Iterator[bytes], size: int, shown: str) -> Iterator[bytes]:

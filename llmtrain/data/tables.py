@@ -78,7 +78,13 @@ def _bad_quoting(error: csv.Error, file: str, line: int) -> Failure:
         text = "a quoted field that starts in this row is never closed"
     elif "new-line character" in text:
         text = "a carriage return without a line feed stands outside quotes"
-    return fail("E-DATA-016", f"malformed csv: {text}"[:200], file=file, line=line, hint='a quote inside a quoted field is written twice: ""')
+    return fail(
+        "E-DATA-016",
+        f"malformed csv: {text}"[:200],
+        file=file,
+        line=line,
+        hint='a quote inside a quoted field is written twice: ""',
+    )
 
 
 def _header(row: list[str], column: str, file: str, line: int) -> int:

@@ -105,7 +105,9 @@ class FastTokenizer:
         Exact for byte-level vocabularies; for others `▁` counts as a space, `<0xNN>` as a byte and `##` as nothing.
         """
         sizes = np.zeros(self.vocab_size, dtype=np.int32)
-        is_bytes = _mentions(self._spec.get("decoder"), "ByteLevel") or _mentions(self._spec.get("pre_tokenizer"), "ByteLevel")  # noqa: E501
+        is_bytes = _mentions(self._spec.get("decoder"), "ByteLevel") or _mentions(
+            self._spec.get("pre_tokenizer"), "ByteLevel"
+        )  # noqa: E501
         for token, index in self._inner.get_vocab(with_added_tokens=False).items():
             sizes[index] = len(token) if is_bytes else _plain_size(token)
         for index, added in self._inner.get_added_tokens_decoder().items():
@@ -202,5 +204,3 @@ def _first(texts: Iterable[str], characters: int) -> Iterator[str]:
         characters -= len(text)
         if characters <= 0:
             return
-
-
