@@ -28,7 +28,7 @@ def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:  # no
         hint = "install it: pip install 'llmtrain[hub]'"
         raise fail(
             "E-DATA-015", f"{quoted(path)} is no local file; data of the hub needs an extra", key=key, hint=hint
-        ) from error  # noqa: E501
+        ) from error
     except (OSError, ValueError, RuntimeError) as error:
         text = str(error).split("\n")[0]
         hint = (
@@ -39,7 +39,7 @@ def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:  # no
             f"{quoted(path)} is neither a local file nor to be had from the hub: {text}"[:200],
             key=key,
             hint=hint,
-        ) from error  # noqa: E501
+        ) from error
 
 
 def content_files(data: Any) -> list[Path]:  # noqa: ANN401 - datasets.Dataset
