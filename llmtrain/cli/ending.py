@@ -3,6 +3,7 @@
 Separate from the app so that the rendering libraries are imported only when something went wrong.
 """
 
+import os
 import sys
 import time
 import traceback
@@ -74,8 +75,6 @@ class Report:
         """Under a launcher of ours the first rank speaks for itself; for the others the launcher does."""
         if rank.records_folder() is None:
             return True
-        import os
-
         return os.environ.get("RANK") == "0" and kind == "own"
 
 
@@ -93,7 +92,3 @@ def _write_crash(text: str) -> Path | None:
         return None
     return path
 
-
-def shown(problems: Sequence[Problem], limit: int = 20) -> tuple[Sequence[Problem], int]:
-    """The problems that are printed, and how many are not."""
-    return problems[:limit], max(0, len(problems) - limit)

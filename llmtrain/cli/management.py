@@ -11,6 +11,7 @@ from llmtrain.cli.arguments import Request
 from llmtrain.errors import Exit, escape, fail
 
 if TYPE_CHECKING:
+    from llmtrain.record.checkpoints import Candidate
     from llmtrain.record.folder import RunFolder
 
 ROOT = Path("runs")
@@ -25,7 +26,7 @@ def list_runs(request: Request) -> None:
     root = Path(_one(request, "FOLDER") or ROOT)
     if request.words and not root.is_dir():
         raise fail("E-FILE-001", "no such folder", file=str(root))
-    rows = [run_row(folder) for folder in index.list_runs(root)]
+    rows = [run_row(entry.folder) for entry in index.list_runs(root)]
     if request.json:
         streams.result_json({"runs": rows})
         return
@@ -70,32 +71,42 @@ def logs(request: Request) -> None:
 
 def checkpoints(request: Request) -> None:
     """A line for each checkpoint."""
-    from llmtrain.engine.checkpoint_verify import list_checkpoints
+    from llmtrain.record.checkpoints import list_checkpoints
 
     folder = _folder(request)
-    found = [_fields(item) for item in list_checkpoints(folder)]
+    rows = [_checkpoint_row(item) for item in list_checkpoints(folder)]
     if request.json:
-        streams.result_json({"run": str(folder.path), "checkpoints": found})
+        streams.result_json({"run": str(folder.path), "checkpoints": rows})
         return
-    for item in found:
-        streams.result("  ".join(f"{key} {value}" for key, value in item.items() if value is not None) + "\n")
+    for row in rows:
+        notes = [note for note in ("pinned" if row["pinned"] else "", row["problem"]) if note]
+        streams.result("  ".join([f"{row['name']}  step {row['step']}", *map(escape, notes)]) + "\n")
 
 
 def verify(request: Request) -> int:
-    """Hash every file of every checkpoint; 4 when none is good."""
-    from llmtrain.engine.checkpoint_verify import verify_run
+    """Hash every file of every checkpoint; 4 when one is damaged or there is none."""
+    from llmtrain.record.checkpoints import verify_run
 
     folder = _folder(request)
-    verdicts = list(verify_run(folder))
+    verdicts = verify_run(folder)
     if not verdicts:
         raise fail("E-CKPT-004", "this run has no checkpoint", file=str(folder.path))
+    rows = [
+        {**_checkpoint_row(item.candidate), "good": item.good, "problem": "; ".join(item.reasons)} for item in verdicts
+    ]
     if request.json:
-        streams.result_json({"run": str(folder.path), "checkpoints": [_fields(item) for item in verdicts]})
+        streams.result_json({"run": str(folder.path), "checkpoints": rows})
     else:
-        for item in verdicts:
-            state = "ok" if item.ok else "damaged: " + "; ".join(item.problems)
-            streams.result(f"{item.name}  {escape(state)}\n")
-    return 0 if all(item.ok for item in verdicts) else int(Exit.NO_CHECKPOINT)
+        for row in rows:
+            streams.result(f"{row['name']}  " + ("good" if row["good"] else f"damaged: {escape(row['problem'])}") + "\n")
+    return 0 if all(item.good for item in verdicts) else int(Exit.NO_CHECKPOINT)
+
+
+def _checkpoint_row(item: "Candidate") -> dict[str, Any]:
+    return {
+        "name": item.path.name, "path": str(item.path), "step": item.step, "seq": item.seq, "pinned": item.pinned,
+        "problem": item.reason,
+    }  # fmt: skip
 
 
 def run_row(folder: "RunFolder") -> dict[str, Any]:
@@ -126,12 +137,6 @@ def _json(path: Path) -> Mapping[str, Any]:
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def _fields(item: Any) -> dict[str, Any]:  # noqa: ANN401 - a frozen dataclass of the checkpoint modules
-    from dataclasses import asdict
-
-    return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(item).items()}
 
 
 def _cell(value: Any, column: str) -> str:  # noqa: ANN401 - a JSON value
