@@ -171,7 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _invoke(words: list[str]) -> int:
     try:
         command = typer.main.get_command(app)
-        value = command.main(args=arguments.rewrite_resume(words), prog_name="llmtrain", standalone_mode=False)
+        value = command.main(
+            args=arguments.rewrite_resume(words), prog_name="llmtrain", standalone_mode=False, obj=tuple(words)
+        )
     except typer.Abort as stop:
         raise KeyboardInterrupt from stop
     except typer.TyperException as error:

@@ -68,6 +68,8 @@ class Request:
     follow: bool = False
     written: Mapping[str, str] = field(default_factory=dict)
     """Recipe keys that options write."""
+    line: Sequence[str] = ()
+    """The whole command line as typed, for ranks and for the record."""
 
     @property
     def settings(self) -> list[str]:
@@ -185,7 +187,7 @@ def command(
 ) -> None:  # fmt: skip
     """Add a verb whose options come from the table; `words` is the form of its positional arguments."""
 
-    def call(**given: Any) -> Any:  # noqa: ANN401 - values as Typer parsed them
+    def call(context: typer.Context, **given: Any) -> Any:  # noqa: ANN401 - values as Typer parsed them
         written = {
             key: str(value)
             for option, key in (SHORTCUTS | WRITTEN).items()
@@ -193,16 +195,17 @@ def command(
         }
         known = {item.name for item in fields(Request)}
         direct = {name: value for name, value in given.items() if name in known and value is not None}
-        return body(Request(verb=verb, written=written, **direct))
+        return body(Request(verb=verb, written=written, line=context.obj, **direct))
 
     parameters = [
         inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=OPTIONS[name][1], annotation=OPTIONS[name][0])
         for name in options
     ]
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     if words is not None:
         default = typer.Argument(None, hidden=True)
         kind = inspect.Parameter.KEYWORD_ONLY
         parameters.insert(0, inspect.Parameter("words", kind, default=default, annotation=list[str]))
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    call.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
     usage = f"{words} [OPTIONS]" if words else "[OPTIONS]"
     app.command(verb.split()[-1], cls=Verb, options_metavar=usage, help=f"{text}\n\n{words_text}", short_help=text)(call)

@@ -1,7 +1,6 @@
 """Verbs that start a run: train, evaluate, predict, run."""
 
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +45,7 @@ def options_of(request: Request) -> "RunOptions":
         raise fail("E-CLI-004", "--allow-change and --verify need --resume")
     return RunOptions(
         resume=request.resume, allow_change=tuple(request.allow_change), verify=request.verify or "full",
-        command=tuple(sys.argv),
+        command=tuple(request.line),
     )  # fmt: skip
 
 
@@ -102,7 +101,7 @@ def _run(request: Request, composed: "Composed", mode: str) -> int:
         from llmtrain.launch.local import launch
 
         section = composed.recipe.launch
-        return launch(_rank_words(), nproc=count, timeout=section.timeout, grace=section.grace)
+        return launch(request.line, nproc=count, timeout=section.timeout, grace=section.grace)
     from llmtrain import run as runs
 
     modes: Mapping[str, Callable[..., Mapping[str, Any]]] = {"train": runs.train, "evaluate": runs.evaluate}
@@ -131,10 +130,6 @@ def local_processes(composed: "Composed") -> int:
 
         return max(1, torch.cuda.device_count())
     return 1
-
-
-def _rank_words() -> list[str]:
-    return sys.argv[1:]
 
 
 def _screen(request: Request, composed: "Composed") -> "Screen":

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from llmtrain.errors import Failure, Place, Problem
+from llmtrain.errors import Exit, Failure, Place, Problem
 
 PARENT = "LLMTRAIN_LAUNCHER"
 """Process id of the launcher, for ranks it started."""
@@ -63,7 +63,16 @@ def record_exit(code: int, *, kind: str = "own", problems: Sequence[Problem] = (
     record = ExitRecord(
         rank=rank, code=int(code), kind=kind, time=time.time(), problems=[asdict(item) for item in problems]
     )
+    if code == Exit.STOPPED and rank != 0:
+        _let_first_rank_finish(folder)
     _write(folder / f"rank_{rank}.exit.json", json.dumps(asdict(record)))
+
+
+def _let_first_rank_finish(folder: Path, seconds: float = 10.0) -> None:
+    """The launcher ends everyone when the first rank leaves with a code, and rank 0 still has a summary to write."""
+    limit = time.monotonic() + seconds
+    while not (folder / "rank_0.exit.json").exists() and time.monotonic() < limit:
+        time.sleep(0.02)
 
 
 def read_record(path: Path) -> ExitRecord | None:
