@@ -30,6 +30,7 @@ SHORTCUTS: dict[str, str] = {
 WRITTEN: dict[str, str] = {"out": "run.dir", "name": "run.name", "nproc": "launch.nproc"}
 """Further options that write a key but mean a little more than that."""
 
+MODEL = "--model=model.name"
 COMPOSING = ("config", "allow_code", *SHORTCUTS)
 REPORTING = ("json", "error_format", "debug")
 TRAINING = (
@@ -67,7 +68,7 @@ class Request:
     output: str | None = None
     follow: bool = False
     written: Mapping[str, str] = field(default_factory=dict)
-    """Recipe keys that options write."""
+    """Values by `--option=key`, for options that write a key of the recipe."""
     line: Sequence[str] = ()
     """The whole command line as typed, for ranks and for the record."""
 
@@ -90,6 +91,11 @@ class Request:
             if not is_setting(word):
                 raise fail("E-CLI-003", f"{quoted(word)} is not KEY=VALUE", hint="one recipe, then KEY=VALUE words")
         return recipe, words
+
+
+def flag(option: str) -> str:
+    """How an option of the table is typed."""
+    return "--" + option.replace("_", "-")
 
 
 def is_setting(word: str) -> bool:
@@ -165,8 +171,7 @@ def _options() -> dict[str, tuple[Any, Any]]:
         "follow": (bool, _option(False, "--follow", text="Go on printing as the run writes.")),
     }
     for name, key in SHORTCUTS.items():
-        flag = "--" + name.replace("_", "-")
-        table[name] = (str | None, _option(None, flag, metavar="VALUE", text=f"Writes {key}."))
+        table[name] = (str | None, _option(None, flag(name), metavar="VALUE", text=f"Writes {key}."))
     return table
 
 
@@ -189,7 +194,7 @@ def command(
 
     def call(context: typer.Context, **given: Any) -> Any:  # noqa: ANN401 - values as Typer parsed them
         written = {
-            key: str(value)
+            f"{flag(option)}={key}": str(value)
             for option, key in (SHORTCUTS | WRITTEN).items()
             if (value := given.get(option)) is not None
         }

@@ -106,10 +106,10 @@ def recipes(request: Request) -> None:
     from llmtrain.recipe import catalog
 
     if request.words:
-        text = catalog.find(request.words[0]).read_text(encoding="utf-8")
+        text = _shipped(request.words[0]).read_text(encoding="utf-8")
         streams.result_json({"name": request.words[0], "text": text}) if request.json else streams.result(text)
         return
-    listed = catalog.listing()
+    listed = catalog.shipped()
     if request.json:
         streams.result_json({"recipes": [{"name": item.name, "description": item.description} for item in listed]})
         return
@@ -121,10 +121,9 @@ def init(request: Request) -> None:
     """Copy a shipped recipe and the schema beside it; nothing is overwritten."""
     if not 1 <= len(request.words) <= 2:
         raise fail("E-CLI-001", "init: NAME [PATH] expected", hint="`llmtrain recipes` lists names")
-    from llmtrain.recipe import catalog
     from llmtrain.recipe.jsonschema import schema as build_schema
 
-    source = catalog.find(request.words[0])
+    source = _shipped(request.words[0])
     target = Path(request.words[1]) if len(request.words) == 2 else Path(source.name)
     if target.is_dir():
         target = target / source.name
@@ -143,6 +142,13 @@ def init(request: Request) -> None:
     else:
         streams.result(f"{target}\n")
         streams.say(f"next: llmtrain check {target}; llmtrain train {target}")
+
+
+def _shipped(name: str) -> Path:
+    from llmtrain.recipe import catalog
+
+    found = catalog.find(name)
+    return found.file if found is not None else catalog.locate(name)[0]
 
 
 def schema(request: Request) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtrain.cli import streams
-from llmtrain.cli.arguments import Request, is_setting
+from llmtrain.cli.arguments import MODEL, Request, is_setting
 from llmtrain.errors import Failure, Place, Problem, fail, quoted
 
 if TYPE_CHECKING:
@@ -109,9 +109,9 @@ def write_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _speaker(request: Request) -> list[str]:
-    if request.run and "model.name" in request.written:
+    if request.run and MODEL in request.written:
         raise fail("E-CLI-004", "--run and --model both name a model; give one")
-    if "model.name" in request.written or any(word.startswith("model.") for word in request.words):
+    if MODEL in request.written or any(word.startswith("model.") for word in request.words):
         return []
     from llmtrain.record import index
 

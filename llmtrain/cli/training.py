@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtrain.cli import prompts, streams
-from llmtrain.cli.arguments import Request
+from llmtrain.cli.arguments import MODEL, Request
 from llmtrain.dist import launched_world
 from llmtrain.errors import Exit, fail
 
@@ -26,7 +26,7 @@ def compose_request(
 
     written = dict(request.written)
     if request.quiet:
-        written["log.progress"] = "none"
+        written["--quiet=log.progress"] = "none"
     return compose(
         named or recipe, overrides=[*settings, *typed], configs=list(request.config), shortcuts=written,
         run_mode=run_mode, allow_code=request.allow_code, import_plugins=import_plugins,
@@ -58,7 +58,7 @@ def evaluate(request: Request) -> int:
     """Evaluate a recipe's model, or a run with the recipe and the held-out rows it was trained with."""
     if request.run is None:
         return _run(request, compose_request(request, "evaluate"), "evaluate")
-    if "model.name" in request.written:
+    if MODEL in request.written:
         raise fail("E-CLI-004", "--run and --model both name a model; give one")
     from llmtrain.record import index
 
