@@ -257,6 +257,17 @@ def load_tokenizer(origin: Origin) -> Any:  # noqa: ANN401
         raise fail("E-MODEL-004", f"{origin.name}: no usable tokenizer: {_one_line(error)}", key="tokenizer.name") from error
 
 
+def tokenizer_json(tokenizer: Any) -> str:  # noqa: ANN401
+    """The tokenizer as the text of a tokenizer.json.
+
+    Raises:
+        Failure: it has no such form.
+    """
+    if not tokenizer.is_fast:
+        raise fail("E-MODEL-004", f"{type(tokenizer).__name__} has no tokenizer.json form", key="tokenizer.name")
+    return tokenizer.backend_tokenizer.to_str()
+
+
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:  # noqa: ANN401
     """Write the tokenizer's files into `folder`."""
     with quiet():
