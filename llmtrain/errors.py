@@ -63,6 +63,10 @@ class Failure(Exception):  # noqa: N818 - a run fails; "error" is the word of th
         return self.problems[0].exit_code
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived before there was anything to save; like KeyboardInterrupt, not an error of the program."""
+
+
 def fail(
     id: str, message: str, *, file: str | None = None, line: int | None = None, key: str | None = None,
     hint: str | None = None,
