@@ -259,12 +259,17 @@ class Checker:
         source = next((self.written[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.written), None)
         if source is not None:
             return f"the value of {quoted(source)}"
-        return quoted(node.text) if isinstance(node, Scalar) else _kind(node)
+        if not isinstance(node, Scalar):
+            return _kind(node)
+        number = node.style != "quoted" and not isinstance(scalars.parse(node.text), str)
+        return node.text if number and len(node.text) <= 40 else quoted(node.text)
 
     def choice(self, shown: str, node: Node, choices: Sequence[str], path: Path) -> _Bad:
         """Note a word that is not one of its choices."""
         text = node.text if isinstance(node, Scalar) and node.style != "resolved" else ""
         id, hint = suggest.unknown_choice(text, choices, path)
+        if text in choices:
+            hint = "remove the quotes"
         if id == "E-RECIPE-013":
             return self.add(id, f"{quoted(text)} is not available in this version", path, node.spot)
         message = f"{self.shown(node, path)} is not one of {', '.join(choices)}"
@@ -312,8 +317,7 @@ class Checker:
         broken = [f"{sign} {rules[name]}" for name, (holds, sign) in LIMITS.items()
                   if name in rules and not holds(value, rules[name])]  # fmt: skip
         if broken:
-            shown = node.text if path not in self.written and len(node.text) < 40 else self.shown(node, path)
-            return self.add("E-RECIPE-005", f"{shown} is out of range; must be {' and '.join(broken)}", path, node.spot)
+            return self.add("E-RECIPE-005", f"{self.shown(node, path)} is out of range; must be {' and '.join(broken)}", path, node.spot)
         return value
 
 

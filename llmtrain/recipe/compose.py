@@ -19,6 +19,8 @@ from llmtrain.recipe.nodes import Map, Scalar, Spot
 from llmtrain.recipe.nodes import Path as KeyPath
 from llmtrain.recipe.schema import Recipe
 
+_NEEDS_FILES = ("E-CLI-003",)
+"""Problems that may only follow from a file which could not be read."""
 MODES = ("train", "evaluate", "predict")
 
 
@@ -52,7 +54,7 @@ class Composed:
     name: str
     """`run.name`, else the file's name without its suffix, else the run mode."""
     texts: Mapping[str, str]
-    """Source text of each file that took part, the recipe's own last."""
+    """Source text of each file that took part, the recipe's own first."""
     code: tuple[NamedCode, ...]
     """Keys that name code to run, all of them permitted."""
     spots: Mapping[KeyPath, Spot]
@@ -102,7 +104,7 @@ def compose(
     if built is not None:
         problems += rules.contradictions(built, checker)
     if problems or built is None:
-        raise Failure(*[mask_problem(problem) for problem in problems])
+        raise Failure(*[mask_problem(problem) for problem in _in_order(problems, loader)])
     spelled = _Spelled(checker)
     values = spelled.section(built, ())
     return Composed(
@@ -110,6 +112,17 @@ def compose(
         name=built.run.name or (file.stem if file else None) or built.run_mode, texts=loader.texts,
         spots=checker.spots,
     )  # fmt: skip
+
+
+def _in_order(problems: list[Problem], loader: Loader) -> list[Problem]:
+    """As they stand in the files, the recipe's own first, the command line last."""
+    files = {shown: rank for rank, shown in enumerate(loader.texts)}
+
+    def rank(problem: Problem) -> tuple[int, int, int]:
+        place = problem.place
+        return files.get(place.file or "", len(files)), place.line or 0, place.column or 0
+
+    return sorted(problems, key=rank)
 
 
 def _read(
@@ -130,8 +143,6 @@ def _read(
     if own is not None:
         entries = {**tree.entries, "allow_code": own}
         tree = Map(entries=entries, keys={**tree.keys, "allow_code": own.spot}, spot=tree.spot)
-    if shown is not None and shown in loader.texts:
-        loader.texts[shown] = loader.texts.pop(shown)
     return tree, file, shown, own
 
 
@@ -146,11 +157,12 @@ def _load(loader: Loader, file: Path, shown: str) -> Map | None:
 def _command_line(
     tree: Map, overrides: Sequence[str], shortcuts: Mapping[str, str], run_mode: str | None, problems: list[Problem]
 ) -> Map:
+    incomplete = bool(problems)
     for argument in overrides:
         try:
             tree = layers.apply(tree, argument)
         except Failure as failure:
-            problems += failure.problems
+            problems += [found for found in failure.problems if not (incomplete and found.id in _NEEDS_FILES)]
     for name, value in shortcuts.items():
         option, _, key = name.rpartition("=")
         spot = Spot(layer=option or "command line", text=f"{option or key} {value}", command=True,

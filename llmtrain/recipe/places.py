@@ -182,4 +182,6 @@ def _syntax(error: yaml.MarkedYAMLError, reader: _Reader) -> Problem:
         place = Place(file=reader.layer, line=row + 1, column=column + 1, text=reader.lines[row])
     if place.text is not None and "\t" in place.text[: place.column]:
         hint = "indent with spaces, not with tabs"
+    if place.text is not None and re.search(r"[{\[,].*\$\{", place.text):
+        hint = 'quote an interpolation inside braces or brackets: "${...}"'
     return Problem(id="E-RECIPE-008", message=f"not valid YAML: {problem}", place=place, hint=hint)

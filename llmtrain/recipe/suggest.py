@@ -37,7 +37,7 @@ def unknown_key(path: Path, siblings: Sequence[str], spot: Spot) -> Problem:
         return Problem(id="E-RECIPE-012", message="a name of another tool", key=key, place=place, hint=foreign)
     id = "E-CLI-002" if spot.command else "E-RECIPE-001"
     message = "unknown key on the command line" if spot.command else "unknown key"
-    return Problem(id=id, message=message, key=key, place=place, hint=_hint(name, path[:-1], siblings))
+    return Problem(id=id, message=message, key=key, place=place, hint=_hint(name, path[:-1], siblings, spot.command))
 
 
 def _stands(word: str, target: str) -> bool:
@@ -55,12 +55,14 @@ def _ticked(target: str) -> str:
     return target if " or " in target or target.startswith("--") else f"`{target}`"
 
 
-def _hint(name: str, section: Path, siblings: Sequence[str]) -> str:
+def _hint(name: str, section: Path, siblings: Sequence[str], whole: bool) -> str:
+    """What was meant; `whole` names keys from the top, as the command line needs them."""
     word = name.replace("-", "_").lower()
+    prefix = f"{dotted(section)}." if whole and section else ""
     if not siblings:
         return f"`{dotted(section)}` holds a single value"
     if word in siblings:
-        return f"did you mean `{word}`?"
+        return f"did you mean `{prefix}{word}`?"
     owners = all_keys()
     if word in FOREIGN:
         return f"did you mean `{FOREIGN[word]}`?"
@@ -68,7 +70,7 @@ def _hint(name: str, section: Path, siblings: Sequence[str]) -> str:
         return f"`{word}` belongs elsewhere: did you mean {_listed(owners[word])}?"
     near = nearest(name, siblings)
     if near is not None:
-        return f"did you mean `{near}`?"
+        return f"did you mean `{prefix}{near}`?"
     near = nearest(name, owners)
     if near is not None:
         return f"did you mean {_listed(owners[near])}?"
