@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from llmtrain.errors import Problem
 
-MASK = "***"
+MASK = "<masked>"
 _NAME = r"(?:[\w-]*[_-])?(?:api[_-]?key|password|passwd|secret(?:[_-]?key)?|access[_-]?key|(?:hf|hub|auth|access|api|bearer)[_-]token)|token"
 _NAMED = re.compile(rf"""(?i)(?<![\w-])(["']?(?:{_NAME})["']?\s*[:=]\s*)(?!\s*\$\{{)("[^"\n]*"|'[^'\n]*'|[^\s,}}\]#]+)""")
 _SECRET_KEY = re.compile(rf"(?i)(?:{_NAME})")
