@@ -90,7 +90,8 @@ def quoted(value: object, limit: int = 60) -> str:
 def headline(problem: Problem) -> str:
     """`file:line:column: key: message [ID]` with absent parts left out."""
     place = problem.place
-    where = ":".join(str(part) for part in (place.file, place.line, place.column) if part is not None)
+    column = None if place.line is None else place.column
+    where = ":".join(str(part) for part in (place.file, place.line, column) if part is not None)
     parts = [part for part in (where, problem.key) if part]
     return escape(": ".join([*parts, problem.message])) + f" [{problem.id}]"
 
