@@ -1,0 +1,1 @@
+"""One module per foreign library or file format, so that each is replaced in one place."""
