@@ -57,7 +57,7 @@ class ChunkedScorer:
         hidden = out.reshape(-1, out.shape[-1])
         flat = functional.linear_cross_entropy(
             hidden, self._head.weight.to(hidden.dtype), targets.reshape(-1), linear_bias=self._bias(hidden.dtype),
-            ignore_index=-100, reduction="none", options=functional.LinearCrossEntropyOptions(),
+            ignore_index=-100, reduction="none", options=nn.LinearCrossEntropyOptions(),
         )  # fmt: skip
         return flat.float().view(targets.shape)
 

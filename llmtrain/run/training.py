@@ -16,7 +16,8 @@ from llmtrain.engine.checkpoint import Checkpointer, Restored
 from llmtrain.engine.control import Control, Rhythm, Signals
 from llmtrain.engine.events import Committed, EventBus, Failed, Notice, RunEnd, RunStart, Sampled, StepEnd
 from llmtrain.engine.loop import Engine, Rhythms
-from llmtrain.engine.sinks import attach_sinks
+from llmtrain.engine.callbacks import Profiler, memory_gib
+from llmtrain.engine.sinks import Sinks, TensorBoard
 from llmtrain.engine.state import TrainState
 from llmtrain.errors import Exit, Failure, fail
 from llmtrain.recipe.compose import Composed
@@ -30,7 +31,7 @@ from llmtrain.run.assembly import Assembly, assemble, gather_material, refuse_ru
 from llmtrain.run.finish import Ending, finish
 from llmtrain.run.header import header
 from llmtrain.run.identity import compare, identity
-from llmtrain.run.machine import Machine, choose, devices, peak_memory, versions
+from llmtrain.run.machine import Machine, choose, devices, versions
 from llmtrain.run.speaking import sampler
 
 
@@ -134,8 +135,6 @@ def _on_ranks(
     folder = place.folder
     lock = folder.lock() if ranks.is_first else None
     try:
-        if lock is not None:
-            lock.acquire()
         logs.start_logging(folder, ranks.rank, recipe.log.level)
         if ranks.is_first:
             _describe(composed, folder, machine, place)
@@ -202,7 +201,7 @@ class _Session:
         assert total is not None
         if self.ranks.is_first:
             self.metrics = metrics.MetricsFile(self.folder.metrics)
-            attach_sinks(self.bus, self.recipe, self.folder)
+            self._attach_sinks()
             self.bus.on(StepEnd, self._keep_status)
             self.bus.on(Sampled, self._keep_samples)
             files.write_json(self.folder.ledger, self.assembly.material.prepared.ledger.to_json())
@@ -225,6 +224,17 @@ class _Session:
         logs.stop_logging()
         return result
 
+    def _attach_sinks(self) -> None:
+        """TensorBoard and the profiler listen on the first rank."""
+        recipe = self.recipe
+        start = self.tensors.train_state.step
+        if "tensorboard" in recipe.log.to:
+            folder = Path(recipe.log.dir) if recipe.log.dir else self.folder.tensorboard
+            Sinks(self.bus, {"tensorboard": lambda: TensorBoard(folder, purge_step=start + 1 if start else None)})
+        if recipe.speed.profile is not None:
+            first, last = recipe.speed.profile
+            Profiler(self.bus, self.folder.path / "profile", first=first, last=last, rank=self.ranks.rank)
+
     def _restore(self) -> Restored | None:
         """Go on from the newest good checkpoint, cut the metrics there, compare recipe and checkpoint."""
         if not self.place.resumed:
@@ -234,12 +244,12 @@ class _Session:
             if self.ranks.is_first and self.folder.metrics.exists():
                 metrics.cut(self.folder.metrics, 0, self.folder.logs / "metrics-dropped-0.jsonl")
             return None
+        lines = compare(restored.identity, self.identity, self.options.allow_change)
         if self.ranks.is_first:
-            for line in compare(restored.identity, self.identity, self.options.allow_change):
+            for line in lines:
                 self.bus.emit(Notice(message=line, level="warning"))
                 self.folder.note_resume(line)
-            dropped = self.folder.logs / f"metrics-dropped-{restored.seq}.jsonl"
-            metrics.cut(self.folder.metrics, restored.metrics_length, dropped)
+        self.checkpointer.rewind(restored)
         if self.recipe.data.resume == "restart" and self.assembly.loader is not None:
             self.assembly.loader.start_offset = restored.step
         return restored
@@ -261,7 +271,7 @@ class _Session:
             saver=self.checkpointer, save=self._save,
             sample=sampler(recipe, assembly, self.ranks) if recipe.evaluate.samples.prompts else None,
             rhythms=self._rhythms(total), tensors=self.tensors, bus=self.bus, write=self._write,
-            memory=lambda: peak_memory(self.machine.device),
+            memory=lambda: memory_gib(self.machine.device),
         )  # fmt: skip
 
     def _rhythms(self, total: int) -> Rhythms:
