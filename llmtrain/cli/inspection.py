@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from llmtrain.cli import streams
 from llmtrain.cli.arguments import Request, is_setting
-from llmtrain.errors import Failure, Problem, fail
+from llmtrain.errors import Failure, Problem, fail, quoted
 
 if TYPE_CHECKING:
     from llmtrain.recipe.compose import Composed
-    from llmtrain.recipe.schema import Recipe
+    from llmtrain.recipe.reference import Entry
 
 SCHEMA_FILE = ".llmtrain.schema.json"
 DATA_SUFFIXES = (
@@ -31,40 +31,45 @@ def check(request: Request) -> None:
     for recipe in recipes:
         try:
             composed = _compose(request, recipe)
-            missing = missing_files(composed.recipe)
+            missing = missing_files(composed)
             problems += missing
             if not missing:
-                _planned(composed, world=None)
+                if composed.recipe.run_mode == "train":
+                    _planned(composed, world=None)
                 valid.append(composed)
         except Failure as failure:
             problems += failure.problems
     if problems:
         raise Failure(*problems)
     if request.json:
-        streams.result_json({"valid": True, "recipes": [str(item.file or item.name) for item in valid]})
+        streams.result_json({"valid": True, "recipes": [item.shown or item.name for item in valid]})
         return
     for composed in valid:
         if request.origin:
-            from llmtrain.recipe.compose import write_resolved
+            from llmtrain.recipe.resolved import write_resolved
 
             streams.result(write_resolved(composed))
         else:
-            streams.result(f"{composed.file or composed.name}: valid\n")
+            streams.result(f"{composed.shown or composed.name}: valid\n")
 
 
-def missing_files(recipe: "Recipe") -> list[Problem]:
+def missing_files(composed: "Composed") -> list[Problem]:
     """A problem for each local file the recipe names that is not there; nothing is opened."""
-    sources = [*recipe.data.train, *(recipe.data.eval if isinstance(recipe.data.eval, list) else [])]
-    problems = [
-        Problem(id="E-DATA-007", message=f'"{source.path}" does not exist', key="data.train")
-        for source in sources
-        if _is_local(source.path, DATA_SUFFIXES) and not (glob.glob(source.path, recursive=True))
-    ]
-    named = {"model.name": recipe.model.name, "tokenizer.name": recipe.tokenizer.name}
-    for key, name in named.items():
+    recipe = composed.recipe
+    problems: list[Problem] = []
+    for part, sources in (("train", recipe.data.train), ("eval", recipe.data.eval)):
+        for number, source in enumerate(sources if isinstance(sources, list) else []):
+            if _is_local(source.path, DATA_SUFFIXES) and not glob.glob(source.path, recursive=True):
+                problems.append(_missing(composed, "E-DATA-007", source.path, ("data", part, number, "path")))
+    for section, name in (("model", recipe.model.name), ("tokenizer", recipe.tokenizer.name)):
         if name is not None and _is_local(name, (".gguf", ".json")) and not Path(name).exists():
-            problems.append(Problem(id="E-MODEL-001", message=f'"{name}" does not exist', key=key))
+            problems.append(_missing(composed, "E-MODEL-001", name, (section, "name")))
     return problems
+
+
+def _missing(composed: "Composed", id: str, name: str, path: tuple[str | int, ...]) -> Problem:
+    key = f"{path[0]}.{path[1]}" + (f"[{path[2]}].{path[3]}" if len(path) > 2 else "")
+    return Problem(id=id, message=f"{quoted(name)} does not exist", key=key, place=composed.place(path))
 
 
 def _is_local(name: str, suffixes: Sequence[str]) -> bool:
@@ -88,14 +93,15 @@ def plan(request: Request) -> None:
 
 def show_dry_run(request: Request, composed: "Composed") -> int:
     """`--dry-run`: the resolved recipe and the plan."""
-    from llmtrain.recipe.compose import write_resolved
+    from llmtrain.recipe.resolved import write_resolved
 
-    planned = _planned(composed, world=None)
+    planned = _planned(composed, world=None) if composed.recipe.run_mode == "train" else None
     if request.json:
-        streams.result_json({"recipe": write_resolved(composed), "plan": _plain(planned)})
-    else:
-        streams.result(write_resolved(composed).rstrip("\n") + "\n\n")
-        streams.result("".join(f"# {line}\n" for line in _lines(_plain(planned)).splitlines()))
+        streams.result_json({"recipe": write_resolved(composed), "plan": _plain(planned) if planned else None})
+        return 0
+    streams.result(write_resolved(composed).rstrip("\n") + "\n")
+    if planned:
+        streams.result("\n" +"".join(f"# {line}\n" for line in _lines(_plain(planned)).splitlines()))
     return 0
 
 
@@ -121,7 +127,7 @@ def init(request: Request) -> None:
     """Copy a shipped recipe and the schema beside it; nothing is overwritten."""
     if not 1 <= len(request.words) <= 2:
         raise fail("E-CLI-001", "init: NAME [PATH] expected", hint="`llmtrain recipes` lists names")
-    from llmtrain.recipe.jsonschema import schema as build_schema
+    from llmtrain.recipe.jsonschema import json_schema
 
     source = _shipped(request.words[0])
     target = Path(request.words[1]) if len(request.words) == 2 else Path(source.name)
@@ -132,7 +138,7 @@ def init(request: Request) -> None:
     try:
         with target.open("x", encoding="utf-8") as handle:
             handle.write(text)
-        beside.write_text(json.dumps(build_schema(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        beside.write_text(json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     except FileExistsError as error:
         raise fail("E-FILE-005", "exists already; not overwritten", file=str(target)) from error
     except OSError as error:
@@ -155,16 +161,18 @@ def schema(request: Request) -> None:
     """The JSON Schema, or what one key means."""
     if len(request.words) > 1:
         raise fail("E-CLI-001", "schema: at most one KEY")
-    from llmtrain.recipe import jsonschema
-
     if request.words:
-        text = jsonschema.key_reference(request.words[0])
-        key = request.words[0]
-        streams.result_json({"key": key, "text": text}) if request.json else streams.result(text.rstrip("\n") + "\n")
-    elif request.json:
-        streams.result_json(jsonschema.schema())
+        from llmtrain.recipe.reference import key_reference
+
+        entry = key_reference(request.words[0])
+        streams.result_json(asdict(entry)) if request.json else streams.result(_lines(_given(entry)))
+        return
+    from llmtrain.recipe.jsonschema import json_schema
+
+    if request.json:
+        streams.result_json(json_schema())
     else:
-        streams.result(json.dumps(jsonschema.schema(), indent=1, ensure_ascii=False) + "\n")
+        streams.result(json.dumps(json_schema(), indent=1, ensure_ascii=False) + "\n")
 
 
 def doctor(request: Request) -> int:
@@ -192,6 +200,8 @@ def _compose(request: Request, recipe: str, settings: Sequence[str] | None = Non
 def _planned(composed: "Composed", *, world: int | None) -> Any:  # noqa: ANN401 - recipe.plan's own dataclass
     from llmtrain.recipe.plan import plan as plan_recipe
 
+    if composed.recipe.run_mode != "train":
+        raise fail("E-CLI-004", f"plan is about training; this recipe's run_mode is {composed.recipe.run_mode}")
     wanted = composed.recipe.launch.nproc
     return plan_recipe(composed.recipe, world or (1 if wanted == "auto" else int(wanted)))
 
@@ -199,6 +209,17 @@ def _planned(composed: "Composed", *, world: int | None) -> Any:  # noqa: ANN401
 def _plain(planned: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
     assert is_dataclass(planned) and not isinstance(planned, type)
     return asdict(planned)
+
+
+def _given(entry: "Entry") -> dict[str, Any]:
+    """The reference of a key without what it does not have; a default of null is shown as such."""
+    values = {name: value for name, value in asdict(entry).items() if value not in ((), False)}
+    values = {name: " ".join(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    if entry.required:
+        values |= {"required": "yes", "default": "none"}
+    else:
+        values["default"] = json.dumps(entry.default, ensure_ascii=False)
+    return values
 
 
 def _lines(values: Mapping[str, Any], prefix: str = "") -> str:

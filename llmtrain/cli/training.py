@@ -34,23 +34,30 @@ def compose_request(
 
 
 def options_of(request: Request) -> "RunOptions":
-    """What the command line says about a run beside its recipe.
-
-    Raises:
-        Failure: E-CLI-004, an option that only means something with `--resume` stands alone.
-    """
+    """What the command line says about a run beside its recipe."""
     from llmtrain.run import RunOptions
 
-    if request.resume is None and (request.allow_change or request.verify):
-        raise fail("E-CLI-004", "--allow-change and --verify need --resume")
     return RunOptions(
         resume=request.resume, allow_change=tuple(request.allow_change), verify=request.verify or "full",
         command=tuple(request.line),
     )  # fmt: skip
 
 
+def refuse_stray_options(request: Request, mode: str) -> None:
+    """Nothing that is accepted is ignored.
+
+    Raises:
+        Failure: E-CLI-004, an option that means nothing here.
+    """
+    if mode != "train" and (request.resume or request.out or request.name):
+        raise fail("E-CLI-004", f"--resume, --out and --name belong to training; this recipe's mode is {mode}")
+    if request.resume is None and (request.allow_change or request.verify):
+        raise fail("E-CLI-004", "--allow-change and --verify need --resume")
+
+
 def train(request: Request) -> int:
     """Train, here or on several local ranks."""
+    refuse_stray_options(request, "train")
     return _run(request, compose_request(request, "train", import_plugins=not request.dry_run), "train")
 
 
@@ -81,6 +88,7 @@ def run(request: Request) -> int:
         allow_code=request.allow_code, import_plugins=False,
     )  # fmt: skip
     mode = first.recipe.run_mode
+    refuse_stray_options(request, mode)
     if mode == "predict":
         return prompts.predict_composed(request, compose_request(request, mode), _screen)
     return _run(request, compose_request(request, mode), mode)
@@ -150,7 +158,7 @@ class Screen:
         if launched_world()[0] == 0:
             from llmtrain.cli import console
 
-            title = (self.request.verb, str(self.composed.file or self.composed.name), self.composed.recipe.run.seed)
+            title = (self.request.verb, self.composed.shown or self.composed.name, self.composed.recipe.run.seed)
             self.view = console.attach(bus, progress=self.composed.recipe.log.progress, title=title)
         return bus
 
