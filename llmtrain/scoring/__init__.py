@@ -1,1 +1,1 @@
-"""Numbers that judge a model; separate because training, evaluation and reports share them."""
+"""Baselines and judgements of a finished run."""

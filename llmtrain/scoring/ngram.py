@@ -9,13 +9,13 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from llmtrain.data.rows import IGNORED, RowSource
+from llmtrain.data.rows import IGNORED, Row, RowSource
+from llmtrain.data.tokens import Tokenizer
 
 COUNTED = 5_000_000
 """Tokens counted at most; more training text is sampled by rows, evenly spaced."""
@@ -25,45 +25,31 @@ _ROUNDS = 15
 _BUCKETS = 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class Baselines:
-    """Held-out losses in nats a token, and bits per UTF-8 byte of the targets."""
-
-    unigram_loss: float
-    unigram_bits_per_byte: float
-    trigram_loss: float
-    trigram_bits_per_byte: float
-    targets: int
-    counted: int
-    """Training tokens that were counted."""
-    complete: bool
-    """Whether all training tokens were counted."""
-
-
 def baselines(
-    train: RowSource, held_out: RowSource, *, vocab_size: int, token_bytes: np.ndarray, cache: Path | None = None
-) -> Baselines:
-    """1-gram with add-one smoothing, and 3-gram by linear interpolation.
+    train: RowSource, held_out: RowSource, tokenizer: Tokenizer, *, cache: Path | None = None
+) -> dict[str, dict[str, float]]:
+    """`1-gram` (add-one smoothing) and `3-gram` (linear interpolation), each with `loss` in nats a target,
+    `bits_per_byte` of the targets' UTF-8 text, `targets`, and `counted`, the training targets counted.
 
     P(w|u,v) = a3 c(u,v,w)/c(u,v) + a2 c(v,w)/c(v) + a1 P1(w) (Jelinek and Mercer 1980); the weights depend on how
     often the context (u,v) was seen and are fitted by expectation maximisation on every tenth training row.
 
     Args:
-        token_bytes: int32 [vocab_size], UTF-8 bytes of each id.
         cache: folder of the cache; results are kept there by fingerprint.
     """
-    parts = [_VERSION, COUNTED, train.fingerprint, held_out.fingerprint, vocab_size, token_bytes.tobytes().hex()]
-    path = cache / "baselines" / (hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40] + ".json") if cache else None
+    parts = [_VERSION, COUNTED, train.fingerprint, held_out.fingerprint, tokenizer.fingerprint]
+    name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40] + ".json"
+    path = cache / "baselines" / name if cache is not None else None
     if path is not None and path.is_file():
         try:
-            return Baselines(**json.loads(path.read_text(encoding="utf-8")))
-        except (ValueError, TypeError):
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
             path.unlink(missing_ok=True)
-    found = _measure(train, held_out, vocab_size, token_bytes)
+    found = _measure(train, held_out, tokenizer)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}-{secrets.token_hex(4)}")
-        temporary.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        temporary = path.with_name(f".{name}-{secrets.token_hex(4)}")
+        temporary.write_text(json.dumps(found), encoding="utf-8")
         os.rename(temporary, path)
     return found
 
@@ -77,37 +63,31 @@ class _Targets:
     second: np.ndarray
 
 
-def _measure(train: RowSource, held_out: RowSource, vocab_size: int, token_bytes: np.ndarray) -> Baselines:
+def _measure(train: RowSource, held_out: RowSource, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
     stride = max(1, -(-train.tokens // COUNTED))
-    chosen = range(0, len(train), stride)
-    rows = [_targets(part) for part in _row_blocks(train, chosen)]
-    fitted_on, counted_on = _joined(rows[9::10] or rows), _joined([r for i, r in enumerate(rows) if i % 10 != 9] or rows)
-    weights = _fit(_Model(counted_on, vocab_size), fitted_on)
-    model = _Model(_joined(rows), vocab_size)
-    tested = _joined([_targets(part) for part in _row_blocks(held_out, range(len(held_out)))])
-    unigram = float(-np.log(model.unigram(tested)).sum())
-    trigram = float(-np.log(_mixed(model.parts(tested), weights)).sum())
-    count = len(tested.target)
-    size = math.log(2) * max(1, int(token_bytes[tested.target].sum()))
-    return Baselines(
-        unigram_loss=unigram / count, unigram_bits_per_byte=unigram / size,
-        trigram_loss=trigram / count, trigram_bits_per_byte=trigram / size,
-        targets=count, counted=len(model.data.target), complete=stride == 1,
-    )  # fmt: skip
+    rows = [_targets(train.row(index)) for index in range(0, len(train), stride)]
+    fitted_on = _joined(rows[9::10] or rows)
+    counted_on = _joined([row for index, row in enumerate(rows) if index % 10 != 9])
+    weights = _fit(_Model(counted_on, tokenizer.vocab_size), fitted_on)
+    model = _Model(_joined(rows), tokenizer.vocab_size)
+    tested = _joined([_targets(held_out.row(index)) for index in range(len(held_out))])
+    probabilities = {"1-gram": model.unigram(tested), "3-gram": _mixed(model.parts(tested), weights)}
+    count, size = len(tested.target), max(1, int(tokenizer.token_bytes()[tested.target].sum()))
+    out = {}
+    for name, values in probabilities.items():
+        nats = float(-np.log(values).sum())
+        out[name] = {
+            "loss": nats / count, "bits_per_byte": nats / math.log(2) / size,
+            "targets": count, "counted": len(model.data.target),
+        }  # fmt: skip
+    return out
 
 
-def _row_blocks(source: RowSource, chosen: range) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(ids, labels, positions) of a row each."""
-    for index in chosen:
-        row = source.row(index)
-        yield row.ids, row.labels, row.positions
-
-
-def _targets(row: tuple[np.ndarray, np.ndarray, np.ndarray]) -> _Targets:
-    ids, labels, positions = row
-    at = np.flatnonzero(labels != IGNORED)
-    second = np.where(positions[at] >= 2, ids[np.maximum(at - 2, 0)], -1)
-    return _Targets(target=ids[at].astype(np.int64), first=ids[at - 1].astype(np.int64), second=second.astype(np.int64))
+def _targets(row: Row) -> _Targets:
+    at = np.flatnonzero(row.labels != IGNORED)
+    second = np.where(row.positions[at] >= 2, row.ids[np.maximum(at - 2, 0)], -1)
+    first, target = row.ids[at - 1].astype(np.int64), row.ids[at].astype(np.int64)
+    return _Targets(target=target, first=first, second=second.astype(np.int64))
 
 
 def _joined(parts: list[_Targets]) -> _Targets:

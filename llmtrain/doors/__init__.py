@@ -1,0 +1,1 @@
+"""One module per foreign library; nothing else imports it."""
