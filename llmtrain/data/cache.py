@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -169,44 +169,44 @@ def _sweep(parent: Path) -> None:
 class _HashedFile:
     """A file being written and hashed."""
 
-    def __init__(self, path: Path) -> None:
-        self.handle: BinaryIO = open(path, "wb")
+    def __init__(self, handle: BinaryIO) -> None:
+        self.handle = handle
         self.digest = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
         self.handle.write(data)
         self.digest.update(data)
 
-    def close(self) -> str:
-        self.handle.close()
-        return self.digest.hexdigest()
-
 
 def _build(
-    folder: Path, opened: OpenSource, tokenizer: Tokenizer, on_bad_row: str, chunks: Any, progress: Progress | None  # noqa: ANN401
-) -> None:  # fmt: skip
-    tokens, table = _HashedFile(folder / "tokens.bin"), _HashedFile(folder / "documents.bin")
-    dtype = token_dtype(tokenizer)
+    folder: Path,
+    opened: OpenSource,
+    tokenizer: Tokenizer,
+    on_bad_row: str,
+    chunks: Iterator[Encoded],
+    progress: Progress | None,
+) -> None:
+    dtype, total = token_dtype(tokenizer), opened.size
     counts = {"documents": 0, "tokens": 0, "bytes": 0, "empty": 0, "bad_rows": 0}
     bad: list[dict[str, Any]] = []
-    total = opened.size
-    chunk: Encoded
-    for chunk in chunks:
-        _note_bad(chunk.bad, on_bad_row, counts, bad)
-        tokens.write(chunk.ids.astype(dtype, copy=False).tobytes())
-        records = chunk.documents.copy()
-        records["end"] += counts["tokens"]
-        table.write(records.tobytes())
-        counts["tokens"] += len(chunk.ids)
-        counts["documents"] += len(records)
-        counts["bytes"] += chunk.bytes
-        counts["empty"] += chunk.empty
-        if progress is not None:
-            progress(counts["bytes"], total)
+    with open(folder / "tokens.bin", "wb") as tokens_file, open(folder / "documents.bin", "wb") as documents_file:
+        tokens, table = _HashedFile(tokens_file), _HashedFile(documents_file)
+        for chunk in chunks:
+            _note_bad(chunk.bad, on_bad_row, counts, bad)
+            tokens.write(chunk.ids.astype(dtype, copy=False).tobytes())
+            records = chunk.documents.copy()
+            records["end"] += counts["tokens"]
+            table.write(records.tobytes())
+            counts["tokens"] += len(chunk.ids)
+            counts["documents"] += len(records)
+            counts["bytes"] += chunk.bytes
+            counts["empty"] += chunk.empty
+            if progress is not None:
+                progress(counts["bytes"], total)
     if not counts["documents"]:
         skipped = f"; {counts['bad_rows']:,} bad rows were skipped" if counts["bad_rows"] else ""
         raise fail("E-DATA-008", f"no document with text{skipped}", file=opened.source.path, key=opened.key)
-    sha256 = {"tokens.bin": tokens.close(), "documents.bin": table.close()}
+    sha256 = {"tokens.bin": tokens.digest.hexdigest(), "documents.bin": table.digest.hexdigest()}
     meta = {"version": VERSION, "dtype": dtype.str, "sha256": sha256, "counts": counts, "bad": bad}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 

@@ -235,7 +235,9 @@ def test_a_file_without_permission(tmp_path: Path, make: Callable[..., Any]) -> 
         ({"split": "test"}, "data.train[0].split"),
     ],
 )
-def test_a_key_that_no_file_can_use_is_refused(source: dict, key: str, tmp_path: Path, make: Callable[..., Any]) -> None:
+def test_a_key_that_no_file_can_use_is_refused(
+    source: dict, key: str, tmp_path: Path, make: Callable[..., Any]
+) -> None:
     (tmp_path / "a.txt").write_text("words")
     with pytest.raises(Failure) as caught:
         make(Source(path=str(tmp_path / "a.txt"), **source))
@@ -245,7 +247,10 @@ def test_a_key_that_no_file_can_use_is_refused(source: dict, key: str, tmp_path:
 def test_problems_of_all_sources_come_at_once(tmp_path: Path, make: Callable[..., Any]) -> None:
     with pytest.raises(Failure) as caught:
         make(tmp_path / "a.txt", tmp_path / "b.txt")
-    assert [problem.place.file for problem in caught.value.problems] == [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")]
+    assert [problem.place.file for problem in caught.value.problems] == [
+        str(tmp_path / "a.txt"),
+        str(tmp_path / "b.txt"),
+    ]
 
 
 def test_bad_rows_are_skipped_counted_and_listed(tmp_path: Path, make: Callable[..., Any]) -> None:
@@ -303,7 +308,9 @@ ACCEPTED = {
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
-def test_valid_look_alikes_give_the_same_rows(name: str, tmp_path: Path, make: Callable[..., Any], tokenizer: Any) -> None:
+def test_valid_look_alikes_give_the_same_rows(
+    name: str, tmp_path: Path, make: Callable[..., Any], tokenizer: Any
+) -> None:
     path = tmp_path / name
     path.write_bytes(ACCEPTED[name])
     prepared = make(path, eval=[], packing=False, seq_len=100)
