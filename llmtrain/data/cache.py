@@ -13,8 +13,10 @@ import json
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +32,8 @@ VERSION = 1
 """Part of every key; raise it when the same input would give other files."""
 LISTED = 100
 """Bad rows that are listed by name; more are only counted."""
+_YOUNG = 60
+"""Seconds in which a builder's folder is never swept: it may not hold its lock yet."""
 Progress = Callable[[int, int | None], None]
 Poll = Callable[[], None]
 
@@ -66,22 +70,30 @@ def entry_key(opened: OpenSource, hashes: list[str], tokenizer: Tokenizer, on_ba
 def find(root: Path, key: str) -> Entry | None:
     """The entry, if it is there and whole; a damaged one is removed."""
     folder = root / "tokens" / key
+    if not folder.is_dir():
+        return None
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         for name in ("tokens.bin", "documents.bin"):
             with open(folder / name, "rb") as handle:
                 if hashlib.file_digest(handle, "sha256").hexdigest() != meta["sha256"][name]:
                     raise ValueError(name)
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        if os.path.lexists(folder):
-            set_aside = folder.with_name(f".{key[:12]}-{secrets.token_hex(4)}.trash")
-            os.rename(folder, set_aside)
-            shutil.rmtree(set_aside, ignore_errors=True)
+        tokens, documents = (
+            _mapped(folder / "tokens.bin", np.dtype(meta["dtype"])),
+            _mapped(folder / "documents.bin", DOCUMENT),
+        )
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        _set_aside(folder)
         return None
-    tokens = _mapped(folder / "tokens.bin", np.dtype(meta["dtype"]))
-    return Entry(
-        key=key, tokens=tokens, documents=_mapped(folder / "documents.bin", DOCUMENT), meta=meta, was_there=True
-    )
+    return Entry(key=key, tokens=tokens, documents=documents, meta=meta, was_there=True)
+
+
+def _set_aside(folder: Path) -> None:
+    """Remove an entry; another process may do the same."""
+    aside = folder.with_name(f".{folder.name[:12]}-{secrets.token_hex(4)}.trash")
+    with suppress(FileNotFoundError):
+        os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
@@ -101,29 +113,23 @@ def find_or_build(
         Failure: a bad row (unless skipped), an unreadable file, no rows, or a full disk.
     """
     key = entry_key(opened, hashes, tokenizer, on_bad_row)
-    if (found := find(root, key)) is not None:
-        return found
     try:
+        if (found := find(root, key)) is not None:
+            return found
         (root / "tokens").mkdir(parents=True, exist_ok=True)
         _sweep(root / "tokens")
-        with _Workshop(root / "tokens", key) as workshop:
-            _build(
-                workshop.folder,
-                opened,
-                tokenizer,
-                on_bad_row,
-                encoded(opened, tokenizer, workers=workers, poll=poll),
-                progress,
-            )
+        chunks = encoded(opened, tokenizer, workers=workers, poll=poll)
+        with _Workshop(root / "tokens", key) as workshop, closing(chunks):
+            _build(workshop.folder, opened, tokenizer, on_bad_row, chunks, progress)
             workshop.publish()
+        found = find(root, key)
     except OSError as error:
         id = "E-IO-001" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "E-FILE-005"
         hint = "LLMTRAIN_CACHE names another folder for the cache"
         raise fail(id, f"the token cache cannot be written: {error.strerror}", file=str(root), hint=hint) from error
-    found = find(root, key)
     if found is None:
         raise fail("E-DATA-020", "the token cache vanished while it was built", file=str(root))
-    return Entry(key=key, tokens=found.tokens, documents=found.documents, meta=found.meta, was_there=False)
+    return replace(found, was_there=False)
 
 
 class _Workshop:
@@ -136,7 +142,8 @@ class _Workshop:
     def __enter__(self) -> "_Workshop":
         self.folder.mkdir()
         self.lock = open(self.folder / "lock", "wb")
-        fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):  # a file system without locks: nothing is swept there either
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self
 
     def publish(self) -> None:
@@ -157,6 +164,8 @@ def _sweep(parent: Path) -> None:
     """Remove what builders that died left behind."""
     for folder in parent.glob(".*.tmp"):
         try:
+            if time.time() - folder.stat().st_mtime < _YOUNG:
+                continue
             with open(folder / "lock", "rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)

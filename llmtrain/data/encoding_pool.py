@@ -7,7 +7,7 @@ scale, and nothing can be orphaned, deadlock on a pipe or catch a signal. Memory
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,7 +55,7 @@ class Encoded:
 
 def encoded(
     opened: OpenSource, tokenizer: Tokenizer, *, workers: int, poll: Callable[[], None] | None
-) -> Iterator[Encoded]:  # fmt: skip
+) -> Generator[Encoded, None, None]:  # fmt: skip
     """Encode a source's documents; chunks come in the order of the documents.
 
     Args:

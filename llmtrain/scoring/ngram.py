@@ -134,15 +134,19 @@ class _Model:
         return (self.ones[data.target] + 1) / (len(self.data.target) + self.vocab_size)
 
     def parts(self, data: _Targets) -> tuple[np.ndarray, np.ndarray]:
-        """(float64 [3, n] probabilities by 1, 2 and 3 ids; int64 [n] bucket of the context's count)."""
+        """(float64 [3, n] probabilities by 1, 2 and 3 ids; int64 [n] bucket of the context's count).
+
+        A context never seen hands over to the shorter one, so that each part is a distribution.
+        """
         context = np.where(data.second >= 0, self._pair(data.second, data.first), -1)
         seen = self.contexts.of(context)
         pairs = self.twos.of(self._pair(data.first, data.target))
         triples = np.where(context >= 0, self.threes.of(self._pair(context, data.target)), 0)
-        two = pairs / np.maximum(self.firsts[data.first], 1)
-        three = triples / np.maximum(seen, 1)
+        one, before = self.unigram(data), self.firsts[data.first]
+        two = np.where(before > 0, pairs / np.maximum(before, 1), one)
+        three = np.where(seen > 0, triples / np.maximum(seen, 1), two)
         bucket = np.minimum(np.ceil(np.log2(seen + 1)).astype(np.int64), _BUCKETS - 1)
-        return np.stack([self.unigram(data), two, three]), bucket
+        return np.stack([one, two, three]), bucket
 
 
 def _fit(model: _Model, data: _Targets) -> np.ndarray:

@@ -10,7 +10,26 @@ from llmtrain.data.prepare import Prepared, prepare
 from llmtrain.data.tokens import FastTokenizer, train_bpe
 from llmtrain.recipe.schema import DataSection, Source
 
-WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "then", "it", "sleeps", "for", "hours", "in", "warm", "sunshine"]
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "a",
+    "lazy",
+    "dog",
+    "and",
+    "then",
+    "it",
+    "sleeps",
+    "for",
+    "hours",
+    "in",
+    "warm",
+    "sunshine",
+]
 
 
 def sentence(number: int, length: int = 12) -> str:

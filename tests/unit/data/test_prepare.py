@@ -121,6 +121,7 @@ def test_what_a_dead_builder_left_is_swept(make: Make, tmp_path: Path) -> None:
     left = tmp_path / "cache" / "tokens" / ".0123-dead.tmp"
     left.mkdir(parents=True)
     (left / "lock").touch()
+    os.utime(left, (1, 1))
     make(write(tmp_path / "a.jsonl", range(100)))
     assert not left.exists()
 
