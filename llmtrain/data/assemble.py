@@ -81,7 +81,7 @@ def assemble(section: DataSection, seed: int, train: Sequence[Loaded], evals: Se
     _hold_limits(section, entries)
     shared = _shared_documents(train, evals)
     ledger = Ledger(
-        sources=tuple(entries), split=how, shared_documents=shared, notices=tuple(_notices(entries, how, shared))
+        sources=tuple(entries), split=how, shared_documents=shared, notices=tuple(_notices(train, entries, how, shared))
     )
     prints = [source.fingerprint for source in (*rows, *sets.values())]
     return Assembled(train=rows, evals=sets, ledger=ledger, fingerprint=_hash([*prints, list(sets)]))
@@ -151,7 +151,7 @@ def _rows(section: DataSection, part: Loaded, segments: Segments, name: str, ent
             empty=counts["empty"],
             bad_rows=counts["bad_rows"],
             bad=bad,
-        )  # fmt: skip
+        )
     )
     return rows
 
@@ -211,8 +211,11 @@ def _shared_documents(train: Sequence[Loaded], evals: Sequence[Loaded]) -> int:
     return int(sum(np.isin(part.entry.documents["hash"], known).sum() for part in evals))
 
 
-def _notices(entries: Sequence[SourceLedger], how: str, shared: int) -> list[str]:
+def _notices(train: Sequence[Loaded], entries: Sequence[SourceLedger], how: str, shared: int) -> list[str]:
     notices = []
+    for part in train:
+        if count := part.opened.passed_over:
+            notices.append(f"{part.name}: {count:,} files of unknown types passed over")
     if how == "tail":
         notices.append("too few documents to hold out whole ones: the end of each document is held out")
     if shared:

@@ -1,5 +1,6 @@
 """Data sets of the Hugging Face hub; separate because it needs an extra and a connection."""
 
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,6 @@ from llmtrain.errors import Failure, Place, fail, quoted
 from llmtrain.lazy import Lazy
 
 datasets = Lazy("datasets")
-constants = Lazy("huggingface_hub.constants")
 
 
 def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:  # noqa: ANN401 - datasets.Dataset
@@ -24,6 +24,7 @@ def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:  # no
     try:
         if offline:
             _go_offline()
+        datasets.disable_progress_bars()
         return datasets.load_dataset(name, config or None, split=split)
     except ModuleNotFoundError as error:
         hint = "install it: pip install 'llmtrain[hub]'"
@@ -47,7 +48,7 @@ def _go_offline() -> None:
     """The libraries read the environment when they are imported, which may have happened."""
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     datasets.config.HF_HUB_OFFLINE = True
-    constants.HF_HUB_OFFLINE = True
+    vars(importlib.import_module("huggingface_hub.constants"))["HF_HUB_OFFLINE"] = True
 
 
 def content_files(data: Any) -> list[Path]:  # noqa: ANN401 - datasets.Dataset

@@ -5,6 +5,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +18,7 @@ BOMB_SIZE, BOMB_RATIO = 16 << 20, 200
 _ZSTD_WINDOW = 1 << 27
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """The file, opened for reading.
 
     Raises:

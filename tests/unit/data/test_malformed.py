@@ -136,7 +136,7 @@ OTHERS = [
     ("txt", b"one\ntwo\0\n", "E-DATA-002", 2, "NUL"),
     ("txt", b"", "E-DATA-008", None, "no document"),
     ("txt", b"words\n\xe9t\xe9\n", "E-DATA-002", 2, "0xe9 at offset 6"),
-    ("txt.gz", gzip.compress(b"a" * (20 << 20)), "E-DATA-010", None, "bomb"),
+    ("jsonl.gz", gzip.compress(b"a" * (20 << 20)), "E-DATA-010", None, "bomb"),
     ("doc", b"words", "E-DATA-011", None, '".doc"'),
     ("jsonl.bz2", bz2.compress(GOOD), "E-DATA-011", None, '".bz2"'),
 ]

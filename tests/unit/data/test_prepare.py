@@ -154,15 +154,15 @@ def test_stopping_leaves_nothing_half_made(make: Make, tokenizer: FastTokenizer,
 
 
 def test_the_number_of_workers_changes_no_byte(make: Make, tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", range(9000))
+    write(tmp_path / "a.jsonl", range(6000))
     (tmp_path / "b.txt").write_text("\n".join(sentence(n) for n in range(9000)))
     written = []
-    for workers in (1, 2, 5):
+    for workers in (1, 3):
         make(tmp_path / "a.jsonl", tmp_path / "b.txt", workers=workers)
         written.append({p.name: [f.read_bytes() for f in sorted(p.iterdir())] for p in entries(tmp_path)})
         for folder in entries(tmp_path):
             folder.rename(tmp_path / f"{workers}-{folder.name}")
-    assert written[0] == written[1] == written[2]
+    assert written[0] == written[1]
 
 
 def test_documents_end_with_the_end_of_text(make: Make, tokenizer: FastTokenizer, tmp_path: Path) -> None:
@@ -279,7 +279,9 @@ def test_folders_globs_and_lines(make: Make, tmp_path: Path) -> None:
     write(folder / "b.jsonl", range(5))
     (tmp_path / "data" / "a.txt").write_text("one\n\ntwo\nthree\n")
     (folder / "picture.png").write_bytes(b"\x89PNG")
-    assert make(tmp_path / "data", eval=[]).documents == 6
+    (folder / ".hidden.txt").write_text("no")
+    whole = make(tmp_path / "data", eval=[])
+    assert (whole.documents, whole.ledger.notices) == (6, ("data: 1 files of unknown types passed over",))
     assert make(f"{tmp_path}/data/**/*.jsonl", eval=[]).documents == 5
     assert make(Source(path=str(tmp_path / "data" / "a.txt"), documents="lines"), eval=[]).documents == 3
 
@@ -309,16 +311,14 @@ def test_a_tokenizer_is_trained_once_per_content(tmp_path: Path) -> None:
     assert train_tokenizer(section, **keys) != first
 
 
-def test_the_builtin_text_is_the_same_each_time_and_long_enough() -> None:
+def test_the_builtin_text_is_real_and_in_a_fixed_order() -> None:
     from llmtrain.data.sources import documents
 
-    found = []
-    for _ in range(2):
-        [opened] = open_sources([Source(path="builtin:python-docs")], key="data.train", offline=True)
-        found.append([piece.text for _, piece in documents(opened)])
-    assert found[0] == found[1]
-    assert sum(map(len, found[0])) > 1_500_000
-    assert any('The "for" statement' in text for text in found[0])
+    opened = [open_sources([Source(path="builtin:python-docs")], key="data.train", offline=True)[0] for _ in range(2)]
+    assert opened[0].files == opened[1].files
+    found = [piece.text for _, piece in documents(opened[0])]
+    assert sum(map(len, found)) > 1_500_000
+    assert found[0].startswith('The "assert" statement') and any('The "for" statement' in text for text in found)
 
 
 def test_an_unknown_builtin_is_refused(make: Make) -> None:
