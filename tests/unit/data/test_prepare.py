@@ -73,10 +73,14 @@ def test_a_setting_that_decides_documents_makes_another_entry(keys: dict[str, An
     assert not second.from_cache and second.fingerprint != first.fingerprint
 
 
-def test_another_tokenizer_makes_another_entry(make: Make, tokenizer: FastTokenizer, tmp_path: Path) -> None:
+def test_another_tokenizer_of_the_same_size_makes_another_entry(
+    make: Make, tokenizer: FastTokenizer, tmp_path: Path
+) -> None:
     path = write(tmp_path / "a.jsonl", range(50))
     make(path)
-    other = FastTokenizer(train_bpe([sentence(n) for n in range(50)], vocab_size=290, folder=tmp_path / "other"))
+    texts = [sentence(n).upper() for n in range(200)]
+    other = FastTokenizer(train_bpe(texts, vocab_size=300, folder=tmp_path / "other"))
+    assert (other.vocab_size, other.eos_id) == (tokenizer.vocab_size, tokenizer.eos_id)
     section = DataSection(train=[Source(path=str(path))], seq_len=16)
     assert not prepare(section, other, seed=1, cache=tmp_path / "cache", workers=1, offline=True).from_cache
 

@@ -89,6 +89,8 @@ def test_probabilities_sum_to_one_for_any_context() -> None:
 
 def test_context_never_crosses_a_document() -> None:
     joined, apart = [[[1, 2, 3, 4]]] * 20, [[[1, 2], [3, 4]]] * 20
+    assert ngram._targets(Fixed(apart).row(0)).second.tolist() == [-1, -1]
+    assert ngram._targets(Fixed(joined).row(0)).second.tolist() == [-1, 1, 2]
     model = ngram._Model(ngram._joined([ngram._targets(Fixed(apart).row(i)) for i in range(20)]), 10)
     assert model.twos.of(np.array([12, 23, 34])).tolist() == [20, 0, 20]
     model = ngram._Model(ngram._joined([ngram._targets(Fixed(joined).row(i)) for i in range(20)]), 10)
