@@ -74,9 +74,10 @@ def test_truncation_and_padding_in_the_file_are_off(tokenizer: FastTokenizer, tm
     assert FastTokenizer(tmp_path).fingerprint != tokenizer.fingerprint
 
 
-def test_long_documents_tokenise_in_pieces_as_they_do_whole(tokenizer: FastTokenizer) -> None:
+def test_long_documents_tokenise_in_pieces_as_they_do_whole(tmp_path: Path) -> None:
     ends = (" ", "  ", "\n\n\n", " \n \n", "\n")
     text = "".join(sentence(n) + ends[n * n % 9 % 5] for n in range(20_000))
+    tokenizer = FastTokenizer(train_bpe([text[:50_000]], vocab_size=400, folder=tmp_path / "t"))
     pieces = list(cut([text[i : i + 99_991] for i in range(0, len(text), 99_991)], file="f", row=1))
     assert "".join(piece.text for piece in pieces) == text and len(pieces) > 3
     assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
