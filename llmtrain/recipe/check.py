@@ -238,7 +238,7 @@ class Checker:
 
     def mismatch(self, node: Scalar, value: object, want: Want, path: Path, rules: Mapping[str, Any]) -> _Bad:
         """Note a single value that is none of what the key takes."""
-        if not (want.words or want.values or want.null):
+        if not (want.words or want.values):
             return self.kind(node, want, path, rules)
         shown, numeric = self.shown(node, path), any(kind in want.values for kind in (int, float))
         choices = (*want.words, *(("true", "false") if bool in want.values else ()))

@@ -101,7 +101,7 @@ def compose(
     checker = Checker(resolver=Resolver(tree))
     built = checker.recipe(tree)
     problems += checker.problems + _unpermitted(checker.code, permitted)
-    if built is not None:
+    if built is not None and not loader.problems:
         problems += rules.contradictions(built, checker)
     if problems or built is None:
         raise Failure(*[mask_problem(problem) for problem in _in_order(problems, loader)])

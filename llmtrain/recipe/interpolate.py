@@ -22,7 +22,7 @@ _RESOLVERS = ("oc.env", "oc.decode", "oc.create", "oc.select", "oc.dict.keys", "
 
 def is_interpolated(node: Node) -> bool:
     """Whether a value is written with `${...}`."""
-    return isinstance(node, Scalar) and "${" in node.text
+    return isinstance(node, Scalar) and node.style != "resolved" and "${" in node.text
 
 
 def plain(node: Node) -> Any:  # noqa: ANN401 - a container of anything

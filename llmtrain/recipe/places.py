@@ -171,8 +171,10 @@ _SYNTAX_HINTS = (
 
 
 def _syntax(error: yaml.MarkedYAMLError, reader: _Reader) -> Problem:
-    mark = error.problem_mark or error.context_mark
     problem = error.problem or error.context or "unreadable"
+    mark = error.problem_mark or error.context_mark
+    if "could not find expected ':'" in problem and error.context_mark is not None:
+        mark = error.context_mark
     whole = f"{error.context or ''} {problem}"
     hint = next((text for part, text in _SYNTAX_HINTS if part in whole), None)
     place = Place(file=reader.layer)

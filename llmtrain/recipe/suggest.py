@@ -63,6 +63,8 @@ def _hint(name: str, section: Path, siblings: Sequence[str], whole: bool) -> str
         return f"`{dotted(section)}` holds a single value"
     if word in siblings:
         return f"did you mean `{prefix}{word}`?"
+    if word == "extends":
+        return "it stands at the top of a recipe file; --config FILE adds a layer here"
     owners = all_keys()
     if word in FOREIGN:
         return f"did you mean `{FOREIGN[word]}`?"
