@@ -317,7 +317,12 @@ class Checker:
         broken = [f"{sign} {rules[name]}" for name, (holds, sign) in LIMITS.items()
                   if name in rules and not holds(value, rules[name])]  # fmt: skip
         if broken:
-            return self.add("E-RECIPE-005", f"{self.shown(node, path)} is out of range; must be {' and '.join(broken)}", path, node.spot)
+            return self.add(
+                "E-RECIPE-005",
+                f"{self.shown(node, path)} is out of range; must be {' and '.join(broken)}",
+                path,
+                node.spot,
+            )
         return value
 
 

@@ -188,10 +188,12 @@ def _unpermitted(code: Sequence[NamedCode], permitted: bool) -> list[Problem]:
         return []
     return [
         Problem(
-            id="E-SEC-002", message=f"names code to run, {quoted(named.value)}, without permission",
-            key=layers.dotted(named.path), place=named.spot.place(),
+            id="E-SEC-002",
+            message=f"names code to run, {quoted(named.value)}, without permission",
+            key=layers.dotted(named.path),
+            place=named.spot.place(),
             hint="set `allow_code: true` in this very recipe, or give --allow-code",
-        )  # fmt: skip
+        )
         for named in code
         if not named.spot.command
     ]

@@ -5,15 +5,19 @@ from the environment: results carry the style `resolved` and are never shown.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 from llmtrain.errors import Failure, Problem
+from llmtrain.lazy import Lazy
 from llmtrain.recipe.nodes import List, Map, Node, Path, Scalar, dotted, from_plain
 from llmtrain.recipe.scalars import parse
 from llmtrain.recipe.schema import Recipe
 from llmtrain.recipe.slots import slot_table
 from llmtrain.recipe.types import default_slot, keys_of
+
+omegaconf = Lazy("omegaconf")
+errors = Lazy("omegaconf.errors")
 
 _ENVIRONMENT = re.compile(r"Environment variable '([^']*)' not found")
 _KEY = re.compile(r"Interpolation key '([^']*)' not found")
@@ -47,12 +51,10 @@ class Resolver:
         Raises:
             Failure: it cannot be resolved; the message never shows a resolved value.
         """
-        from omegaconf.errors import OmegaConfBaseException
-
         try:
             _parse(node.text)
             value = self._value(path)
-        except (OmegaConfBaseException, RecursionError) as error:
+        except (errors.OmegaConfBaseException, RecursionError) as error:
             message, hint = _explain(error)
             raise Failure(
                 Problem(id="E-RECIPE-015", message=message, key=dotted(path), place=node.spot.place(), hint=hint)
@@ -60,26 +62,20 @@ class Resolver:
         return from_plain(value, node.spot, "resolved")
 
     def _value(self, path: Path) -> Any:  # noqa: ANN401
-        from omegaconf import OmegaConf
-
         if self.config is None:
-            self.config = OmegaConf.create(_sound(_with_defaults(plain(self.tree))))
+            self.config = omegaconf.OmegaConf.create(_sound(_with_defaults(plain(self.tree))))
         node: Any = self.config
         for part in path:
             node = node[part]
-        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        return omegaconf.OmegaConf.to_container(node, resolve=True) if omegaconf.OmegaConf.is_config(node) else node
 
 
 def _parse(text: str) -> None:
-    from omegaconf import OmegaConf
-
-    OmegaConf.create({"value": text})
+    omegaconf.OmegaConf.create({"value": text})
 
 
 def _sound(value: Any) -> Any:  # noqa: ANN401
     """Blank values whose grammar is broken: they would keep every other one from being resolved."""
-    from omegaconf.errors import GrammarParseError
-
     if isinstance(value, dict):
         return {name: _sound(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -87,7 +83,7 @@ def _sound(value: Any) -> Any:  # noqa: ANN401
     if isinstance(value, str) and "${" in value:
         try:
             _parse(value)
-        except GrammarParseError:
+        except errors.GrammarParseError:
             return ""
     return value
 
@@ -106,8 +102,6 @@ def _merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
 
 def _defaults(section: type, values: dict[str, Any]) -> dict[str, Any]:
     """Default values of a section; a slot's are those of the config that `values` names."""
-    from dataclasses import is_dataclass
-
     out: dict[str, Any] = {}
     for key in keys_of(section).values():
         if key.slot is not None:

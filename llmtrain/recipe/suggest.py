@@ -42,7 +42,7 @@ def unknown_key(path: Path, siblings: Sequence[str], spot: Spot) -> Problem:
 
 def _stands(word: str, target: str) -> bool:
     """Whether the word is a key of ours as well, in the section that the translation names."""
-    return target.split(":")[0].split(".")[-1] == word
+    return target.split(":", 1)[0].rsplit(".", 1)[-1] == word
 
 
 def _foreign(word: str) -> str | None:

@@ -88,7 +88,7 @@ def take_apart(want: Any) -> Want:  # noqa: ANN401 - a type form
         return Want(anything=True)
     if want is type(None):
         return Want(null=True)
-    if dataclasses.is_dataclass(want):
+    if isinstance(want, type) and dataclasses.is_dataclass(want):
         return Want(section=want)
     assert want in (str, int, float, bool), want
     return Want(values=(want,))

@@ -90,9 +90,12 @@ FILES = [
     whole(BASE + "#" * 1_000_001, "E-RECIPE-017", says="1,000,000"),
     whole("run: " + "[" * 500 + "]" * 500 + "\n", "E-RECIPE-017", line=1, says="64 levels"),
     whole("run: " + "{a: " * 70 + "1" + "}" * 70 + "\n", "E-RECIPE-017", line=1),
-    whole("a: &a [1,1,1,1,1,1,1,1,1]\n" + "".join(
-        f"{c}: &{c} [{','.join(['*' + p] * 9)}]\n" for p, c in zip("abcdefgh", "bcdefghi", strict=True)
-    ), "E-RECIPE-017", says="aliases"),  # fmt: skip
+    whole(
+        "a: &a [1,1,1,1,1,1,1,1,1]\n"
+        + "".join(f"{c}: &{c} [{','.join(['*' + p] * 9)}]\n" for p, c in zip("abcdefgh", "bcdefghi", strict=True)),
+        "E-RECIPE-017",
+        says="aliases",
+    ),  # fmt: skip
     whole("run: &r {name: *r}\n", "E-RECIPE-017", line=1),
     whole("1: {}\n2: {}\n", "E-RECIPE-001", line=1, column=1, key="1"),
 ]
@@ -106,9 +109,17 @@ UNKNOWN = [
     over("batch: {globalsize: 8}\n", "E-RECIPE-001", "batch.globalsize", hint="`global_size`"),
     over("batch: {micro-size: 8}\n", "E-RECIPE-001", "batch.micro-size", hint="`micro_size`"),
     over("checkpoint: {evry: 10}\n", "E-RECIPE-001", "checkpoint.evry", hint="`every`"),
-    over("checkpoint: {best: {metrc: eval_loss}}\n", "E-RECIPE-001", "checkpoint.best.metrc", column=21, hint="`metric`"),
-    over("evaluate:\n  samples:\n    promts: [a]\n", "E-RECIPE-001", "evaluate.samples.promts", line=7, column=5,
-         hint="`prompts`"),
+    over(
+        "checkpoint: {best: {metrc: eval_loss}}\n", "E-RECIPE-001", "checkpoint.best.metrc", column=21, hint="`metric`"
+    ),
+    over(
+        "evaluate:\n  samples:\n    promts: [a]\n",
+        "E-RECIPE-001",
+        "evaluate.samples.promts",
+        line=7,
+        column=5,
+        hint="`prompts`",
+    ),
     over("lr: 1e-3\n", "E-RECIPE-001", "lr", column=1, hint="`optimizer.lr`"),
     over("seq_len: 128\n", "E-RECIPE-001", "seq_len", hint="`data.seq_len`"),
     over("seed: 1\n", "E-RECIPE-001", "seed", hint="`run.seed`"),
@@ -119,10 +130,21 @@ UNKNOWN = [
     over("tests: [{metric: eval_loss, maximum: 3}]\n", "E-RECIPE-001", "tests[0].maximum", column=29),
     over("schedule: {name: cosine, powr: 2}\n", "E-RECIPE-001", "schedule.powr", hint="schedule.power"),
     over("optimizer: {name: sgd, betas: [0.9, 0.95]}\n", "E-RECIPE-001", "optimizer.betas", column=24),
-    whole("model: {config: {model_type: llama}}\ndata:\n  train:\n    - path: a.txt\n      wieght: 2\n",
-          "E-RECIPE-001", line=5, column=7, key="data.train[0].wieght", hint="`weight`"),
-    over("per_device_train_batch_size: 4\n", "E-RECIPE-012", "per_device_train_batch_size", column=1,
-         hint="`per_device_train_batch_size` is written `batch.micro_size` here"),
+    whole(
+        "model: {config: {model_type: llama}}\ndata:\n  train:\n    - path: a.txt\n      wieght: 2\n",
+        "E-RECIPE-001",
+        line=5,
+        column=7,
+        key="data.train[0].wieght",
+        hint="`weight`",
+    ),
+    over(
+        "per_device_train_batch_size: 4\n",
+        "E-RECIPE-012",
+        "per_device_train_batch_size",
+        column=1,
+        hint="`per_device_train_batch_size` is written `batch.micro_size` here",
+    ),
     over("learning_rate: 1e-4\n", "E-RECIPE-012", "learning_rate", hint="`optimizer.lr`"),
     over("optimizer: {learning_rate: 1e-4}\n", "E-RECIPE-012", "optimizer.learning_rate", hint="`optimizer.lr`"),
     over("num_train_epochs: 3\n", "E-RECIPE-012", hint="`budget.epochs`"),
@@ -155,7 +177,9 @@ TYPES = [
     over("run: {seed: 2.0}\n", "E-RECIPE-004", "run.seed", says="2.0 is not a whole number", hint="write 2"),
     over("run: {seed: true}\n", "E-RECIPE-004", "run.seed", says="true is not a whole number"),
     over('run: {seed: "8"}\n', "E-RECIPE-004", "run.seed", hint="remove the quotes"),
-    over("run: {seed: null}\n", "E-RECIPE-004", "run.seed", says="null is not a whole number", hint="leave the key out"),
+    over(
+        "run: {seed: null}\n", "E-RECIPE-004", "run.seed", says="null is not a whole number", hint="leave the key out"
+    ),
     over("run: {seed: [1]}\n", "E-RECIPE-002", "run.seed", says="a list where"),
     over("run: {seed: {a: 1}}\n", "E-RECIPE-002", "run.seed", says="a map where"),
     over("run: 5\n", "E-RECIPE-002", "run", says="a single value where a map"),
@@ -191,16 +215,34 @@ TYPES = [
     over("tests: [{max: 3}]\n", "E-RECIPE-006", "tests[0]", says="`metric` is required"),
     over("tests: {metric: x}\n", "E-RECIPE-002", "tests"),
     over("plugins: my.module\n", "E-RECIPE-002", "plugins", hint="[my.module]"),
-    whole("model: {config: {model_type: llama}}\ndata: {train: [{name: x}]}\n", "E-RECIPE-006", line=2, column=16,
-          key="data.train[0]", says="`path` is required"),
+    whole(
+        "model: {config: {model_type: llama}}\ndata: {train: [{name: x}]}\n",
+        "E-RECIPE-006",
+        line=2,
+        column=16,
+        key="data.train[0]",
+        says="`path` is required",
+    ),
     whole("model: {config: {model_type: llama}}\ndata: {train: 5}\n", "E-RECIPE-002", line=2, key="data.train"),
-    whole("model: {config: {model_type: llama}}\ndata: {train: a.txt, eval: 0.1}\n", "E-RECIPE-002", line=2,
-          key="data.eval", hint="fraction"),
+    whole(
+        "model: {config: {model_type: llama}}\ndata: {train: a.txt, eval: 0.1}\n",
+        "E-RECIPE-002",
+        line=2,
+        key="data.eval",
+        hint="fraction",
+    ),
     whole("model: {config: llama}\ndata: {train: a.txt}\n", "E-RECIPE-002", line=1, key="model.config", column=17),
 ]
 
 IMPLICIT = [
-    over("run: {name: off}\n", "E-RECIPE-011", "run.name", column=13, says="`off` as false", hint='"off" in quotes, or null'),
+    over(
+        "run: {name: off}\n",
+        "E-RECIPE-011",
+        "run.name",
+        column=13,
+        says="`off` as false",
+        hint='"off" in quotes, or null',
+    ),
     over("run: {name: NO}\n", "E-RECIPE-011", "run.name", says="`NO` as false", hint='"NO"'),
     over("run: {name: on}\n", "E-RECIPE-011", "run.name", says="as true"),
     over("run: {name: true}\n", "E-RECIPE-011", "run.name", hint='"true"'),
@@ -216,14 +258,22 @@ IMPLICIT = [
     over("data2: 1\nrun: {device: no}\n", "E-RECIPE-001", "data2"),
     over("evaluate: {every: off}\n", "E-RECIPE-011", "evaluate.every", hint="null"),
     over("predict: {input: yes}\n", "E-RECIPE-011", "predict.input"),
-    whole("model: {config: {model_type: llama, use_cache: no}}\ndata: {train: a.txt}\n", "E-RECIPE-011", line=1,
-          column=48, key="model.config.use_cache", hint="write false"),
+    whole(
+        "model: {config: {model_type: llama, use_cache: no}}\ndata: {train: a.txt}\n",
+        "E-RECIPE-011",
+        line=1,
+        column=48,
+        key="model.config.use_cache",
+        hint="write false",
+    ),
     whole("model: {config: {model_type: llama, size: 0777}}\ndata: {train: a.txt}\n", "E-RECIPE-011", line=1),
     over("run: {max_time: 12:30:00}\n", "E-RECIPE-011", "run.max_time"),
 ]
 
 RANGES = [
-    over("optimizer: {lr: -1e-3}\n", "E-RECIPE-005", "optimizer.lr", column=17, says="-1e-3 is out of range; must be > 0"),
+    over(
+        "optimizer: {lr: -1e-3}\n", "E-RECIPE-005", "optimizer.lr", column=17, says="-1e-3 is out of range; must be > 0"
+    ),
     over("optimizer: {lr: 0}\n", "E-RECIPE-005", "optimizer.lr", says="must be > 0"),
     over("optimizer: {lr: .nan}\n", "E-RECIPE-005", "optimizer.lr", says="not a finite number"),
     over("optimizer: {lr: .inf}\n", "E-RECIPE-005", "optimizer.lr", says="not a finite number"),
@@ -245,44 +295,100 @@ RANGES = [
     over("schedule: {warmup: 2.5}\n", "E-RECIPE-005", "schedule.warmup", says="2.5"),
     over("schedule: {min_ratio: 1.5}\n", "E-RECIPE-005", "schedule.min_ratio"),
     over("speed: {profile: [5, 2]}\n", "E-RECIPE-005", "speed.profile", says="[5, 2]"),
-    whole("model: {config: {model_type: llama}}\ntokenizer: {train: {vocab_size: 256}}\ndata: {train: a}\nbudget: {steps: 1}\n",
-          "E-RECIPE-005", line=2, key="tokenizer.train.vocab_size", says="must be >= 257"),
-    whole("model: {config: {model_type: llama}}\ndata: {train: a, seq_len: 1, eval: {fraction: 1}}\n", "E-RECIPE-005",
-          line=2, key="data.seq_len"),
+    whole(
+        "model: {config: {model_type: llama}}\ntokenizer: {train: {vocab_size: 256}}\ndata: {train: a}\n",
+        "E-RECIPE-005",
+        line=2,
+        key="tokenizer.train.vocab_size",
+        says="must be >= 257",
+    ),
+    whole(
+        "model: {config: {model_type: llama}}\ndata: {train: a, seq_len: 1, eval: {fraction: 1}}\n",
+        "E-RECIPE-005",
+        line=2,
+        key="data.seq_len",
+    ),
     whole("model: {name: m}\ndata: {train: a}\nbudget: {steps: 1e30}\n", "E-RECIPE-004", line=3, key="budget.steps"),
     whole("model: {name: m}\ndata: {train: a}\nbudget: {epochs: 0}\n", "E-RECIPE-005", line=3, key="budget.epochs"),
-    whole("model: {name: m}\ndata: {train: a, skip_steps: [[5, 2]]}\nbudget: {epochs: 1}\n", "E-RECIPE-005", line=2,
-          key="data.skip_steps[0]"),
-    whole("model: {name: m}\ndata: {train: ''}\nbudget: {epochs: 1}\n", "E-RECIPE-005", line=2,
-          key="data.train[0].path", says="empty path"),
+    whole(
+        "model: {name: m}\ndata: {train: a, skip_steps: [[5, 2]]}\nbudget: {epochs: 1}\n",
+        "E-RECIPE-005",
+        line=2,
+        key="data.skip_steps[0]",
+    ),
+    whole(
+        "model: {name: m}\ndata: {train: ''}\nbudget: {epochs: 1}\n",
+        "E-RECIPE-005",
+        line=2,
+        key="data.train[0].path",
+        says="empty path",
+    ),
 ]
 
 CONTRADICTIONS = [
     whole("data: {train: a.txt}\nbudget: {steps: 1}\n", "E-RECIPE-006", key="model", says="no model"),
     whole("model: {init: random}\ndata: {train: a.txt}\nbudget: {steps: 1}\n", "E-RECIPE-006", key="model", line=1),
-    whole("model: {config: {hidden_size: 8}}\ntokenizer: {name: t}\ndata: {train: a}\nbudget: {steps: 1}\n",
-          "E-RECIPE-006", line=1, key="model.config", hint="model_type"),
-    whole("model: {name: a, config: {model_type: llama}}\ndata: {train: a}\nbudget: {steps: 1}\n", "E-RECIPE-009",
-          line=1, key="model.config"),
-    whole("model: {config: {model_type: llama}, init: pretrained}\ntokenizer: {name: t}\ndata: {train: a}\n"
-          "budget: {steps: 1}\n", "E-RECIPE-009", line=1, key="model.init"),
-    whole("model: {name: a, trust_remote_code: true}\ndata: {train: a}\nbudget: {steps: 1}\n", "E-SEC-003", line=1,
-          key="model.trust_remote_code"),
-    whole("model: {config: {model_type: llama}}\ndata: {train: a}\nbudget: {steps: 1}\n", "E-RECIPE-006",
-          key="tokenizer"),
-    whole("model: {name: a}\ntokenizer: {name: b, train: {}}\ndata: {train: a}\nbudget: {steps: 1}\n", "E-RECIPE-009",
-          line=2, key="tokenizer.train"),
+    whole(
+        "model: {config: {hidden_size: 8}}\ntokenizer: {name: t}\ndata: {train: a}\nbudget: {steps: 1}\n",
+        "E-RECIPE-006",
+        line=1,
+        key="model.config",
+        hint="model_type",
+    ),
+    whole(
+        "model: {name: a, config: {model_type: llama}}\ndata: {train: a}\nbudget: {steps: 1}\n",
+        "E-RECIPE-009",
+        line=1,
+        key="model.config",
+    ),
+    whole(
+        "model: {config: {model_type: llama}, init: pretrained}\ntokenizer: {name: t}\ndata: {train: a}\n"
+        "budget: {steps: 1}\n",
+        "E-RECIPE-009",
+        line=1,
+        key="model.init",
+    ),
+    whole(
+        "model: {name: a, trust_remote_code: true}\ndata: {train: a}\nbudget: {steps: 1}\n",
+        "E-SEC-003",
+        line=1,
+        key="model.trust_remote_code",
+    ),
+    whole(
+        "model: {config: {model_type: llama}}\ndata: {train: a}\nbudget: {steps: 1}\n", "E-RECIPE-006", key="tokenizer"
+    ),
+    whole(
+        "model: {name: a}\ntokenizer: {name: b, train: {}}\ndata: {train: a}\nbudget: {steps: 1}\n",
+        "E-RECIPE-009",
+        line=2,
+        key="tokenizer.train",
+    ),
     whole("model: {name: a}\nbudget: {steps: 1}\n", "E-RECIPE-006", key="data.train", says="no training data"),
     whole("model: {name: a}\ndata: {train: []}\nbudget: {steps: 1}\n", "E-RECIPE-006", line=2, key="data.train"),
     whole("model: {name: a}\ndata: {train: a}\n", "E-PLAN-005", key="budget", hint="budget.epochs=1"),
-    whole("model: {name: a}\ndata: {train: [{path: a, name: x}, {path: b, name: x}]}\nbudget: {steps: 1}\n",
-          "E-RECIPE-009", line=2, key="data.train[1].name", says='named "x"'),
-    whole("model: {name: a}\ndata: {train: a, packing: true, padding: max_length}\nbudget: {steps: 1}\n",
-          "E-RECIPE-009", line=2, key="data.padding"),
-    whole("model: {name: a}\ndata: {train: a, eval: []}\nbudget: {steps: 1}\ncheckpoint: {final: best}\n",
-          "E-RECIPE-009", line=4, key="checkpoint.final"),
+    whole(
+        "model: {name: a}\ndata: {train: [{path: a, name: x}, {path: b, name: x}]}\nbudget: {steps: 1}\n",
+        "E-RECIPE-009",
+        line=2,
+        key="data.train[1].name",
+        says='named "x"',
+    ),
+    whole(
+        "model: {name: a}\ndata: {train: a, packing: true, padding: max_length}\nbudget: {steps: 1}\n",
+        "E-RECIPE-009",
+        line=2,
+        key="data.padding",
+    ),
+    whole(
+        "model: {name: a}\ndata: {train: a, eval: []}\nbudget: {steps: 1}\ncheckpoint: {final: best}\n",
+        "E-RECIPE-009",
+        line=4,
+        key="checkpoint.final",
+    ),
     over("batch: {accumulate: 2}\n", "E-RECIPE-009", "batch.accumulate", hint="micro_size"),
-    over("batch: {global_size: 4, micro_size: 8}\n", "E-RECIPE-009", "batch.micro_size", says="8 rows a forward, but 4"),
+    over(
+        "batch: {global_size: 4, micro_size: 8}\n", "E-RECIPE-009", "batch.micro_size", says="8 rows a forward, but 4"
+    ),
     over("schedule: {warmup: 50}\n", "E-PLAN-004", "schedule.warmup", says="50 warm-up steps in a run of 10"),
     over("schedule: {name: constant, warmup: 5}\n", "E-RECIPE-005", "schedule.warmup"),
     over("precision: {compute: bf16, loss_scale: 1024}\n", "E-RECIPE-009", "precision.loss_scale", says="bf16"),
@@ -296,8 +402,13 @@ CONTRADICTIONS = [
 ]
 
 INTERPOLATION = [
-    over('run: {name: "${oc.env:LLMTRAIN_NOT_SET}"}\n', "E-RECIPE-015", "run.name", column=13,
-         says="environment variable LLMTRAIN_NOT_SET is not set"),
+    over(
+        'run: {name: "${oc.env:LLMTRAIN_NOT_SET}"}\n',
+        "E-RECIPE-015",
+        "run.name",
+        column=13,
+        says="environment variable LLMTRAIN_NOT_SET is not set",
+    ),
     over('run: {name: "${run.root}", root: "${run.name}"}\n', "E-RECIPE-015", "run.name", says="back to itself"),
     over('run: {name: "${run.name}"}\n', "E-RECIPE-015", "run.name", says="back to itself"),
     over('run: {name: "${nowhere.at_all}"}\n', "E-RECIPE-015", "run.name", says="nowhere.at_all"),

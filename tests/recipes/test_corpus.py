@@ -19,7 +19,11 @@ def write(folder: Path, text: str | bytes) -> str:
 
 def refused(folder: Path, case: Case) -> Failure:
     with pytest.raises(Failure) as caught:
-        compose(write(folder, case.text), overrides=case.arguments, run_mode=None if "run_mode" in str(case.text) else "train")
+        compose(
+            write(folder, case.text),
+            overrides=case.arguments,
+            run_mode=None if "run_mode" in str(case.text) else "train",
+        )
     return caught.value
 
 
@@ -51,10 +55,8 @@ def test_malformed(tmp_path: Path, case: Case) -> None:
 def value_at(composed: Composed, path: tuple[str | int, ...]) -> object:
     node: object = composed.recipe
     for part in path:
-        if isinstance(node, dict | list):
-            node = node[part]  # type: ignore[index]
-        else:
-            node = node.__dict__["async_" if part == "async" else part]
+        listed = isinstance(node, dict | list)
+        node = node[part] if listed else node.__dict__["async_" if part == "async" else part]  # type: ignore[index]
     return node
 
 
