@@ -257,6 +257,17 @@ def load_tokenizer(origin: Origin) -> Any:  # noqa: ANN401
         raise fail("E-MODEL-004", f"{origin.name}: no usable tokenizer: {_one_line(error)}", key="tokenizer.name") from error
 
 
+def tokenizer_json(tokenizer: Any) -> str:  # noqa: ANN401
+    """The tokenizer as the text of a tokenizer.json.
+
+    Raises:
+        Failure: it has no such form.
+    """
+    if not tokenizer.is_fast:
+        raise fail("E-MODEL-004", f"{type(tokenizer).__name__} has no tokenizer.json form", key="tokenizer.name")
+    return tokenizer.backend_tokenizer.to_str()
+
+
 def save_tokenizer(tokenizer: Any, folder: Path) -> None:  # noqa: ANN401
     """Write the tokenizer's files into `folder`."""
     with quiet():
@@ -281,17 +292,32 @@ def save_model(config: Any, weights: Mapping[str, Tensor], folder: Path, *, eos:
         model.save_pretrained(str(folder), state_dict=kept)
 
 
-def open_model(folder: str | Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Open a finished folder exactly as a user of transformers would.
+def open_causal(origin: Origin, *, attention: str = "auto") -> PreTrainedModel:
+    """Open a model as a user of transformers does, in fp32.
+
+    Raises:
+        Failure: it cannot be opened, or is only there as pickle.
+    """
+    refuse_pickle(origin)
+    try:
+        with quiet():
+            return AutoModelForCausalLM.from_pretrained(
+                origin.name, dtype=torch.float32, attn_implementation=ATTENTION[attention],
+                use_safetensors=None if origin.gguf else True, **origin.arguments(),
+            )  # fmt: skip
+    except UNREADABLE as error:
+        raise fail("E-MODEL-003", f"{origin.name}: {_one_line(error)}", key="model.name") from error
+
+
+def open_model(folder: Path) -> PreTrainedModel:
+    """Open a finished folder in the format it was written in.
 
     Raises:
         Failure: it cannot be opened.
     """
-    origin = Origin(name=str(folder), offline=True)
-    refuse_pickle(origin)
     try:
         with quiet():
-            return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype or "auto", local_files_only=True)
+            return AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto", local_files_only=True)
     except UNREADABLE as error:
         raise fail("E-MODEL-003", f"{folder}: {_one_line(error)}") from error
 

@@ -74,7 +74,7 @@ class Causal:
         """Sum of cross-entropies in nats; with smoothing e: (1-e) CE + e mean_v(-log p_v); plus z logsumexp^2."""
         targets = micro_batch["targets"]
         nll = self.scorer.nll(out, targets)
-        total, logs = nll.sum(), {}
+        total, logs = nll.sum(dtype=torch.float64), {}
         if self.config.label_smoothing or self.config.z_loss:
             logits = self.scorer.logits(out).float()
             normaliser = logits.logsumexp(-1)

@@ -1,0 +1,1 @@
+"""What a run leaves behind; separate because it is read without torch."""
