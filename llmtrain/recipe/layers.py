@@ -163,7 +163,7 @@ def _set_item(below: List, path: Path, value: Node, spot: Spot) -> List:
     count = len(below.items)
     if position >= count:
         raise _bad_index(f"there is no item {position}: the list has {count} {'entry' if count == 1 else 'entries'}",
-                         spot)  # fmt: skip
+                         spot)
     items, rest = list(below.items), path[1:]
     if not rest:
         items[position] = value
@@ -221,7 +221,7 @@ def _remove(node: Node | None, path: Path, whole: Path, spot: Spot) -> Node:
             key=dotted(whole),
             place=spot.place(),
             hint="its default stands; KEY=null unsets a default",
-        )  # fmt: skip
+        )
     )
 
 

@@ -95,7 +95,7 @@ FILES = [
         + "".join(f"{c}: &{c} [{','.join(['*' + p] * 9)}]\n" for p, c in zip("abcdefgh", "bcdefghi", strict=True)),
         "E-RECIPE-017",
         says="aliases",
-    ),  # fmt: skip
+    ),
     whole("run: &r {name: *r}\n", "E-RECIPE-017", line=1),
     whole("1: {}\n2: {}\n", "E-RECIPE-001", line=1, column=1, key="1"),
 ]
@@ -518,7 +518,7 @@ VALID = [
     fine("predict: {stop: []}\n", "predict.stop", []),
     fine("predict:\n  input: |\n    two\n    lines\n", "predict.input", "two\nlines\n"),
     fine("predict: {temperature: 0}\n", "predict.temperature", 0.0),
-    fine("checkpoint: {async: false}\n", "checkpoint.async", False),
+    fine("checkpoint: {async: false}\n", "checkpoint.async", value=False),
     fine("checkpoint: {every: best, keep: null}\n", "checkpoint.keep", None),
     fine("checkpoint: {every: 10min}\n", "checkpoint.every", "10min"),
     fine("checkpoint: {every: 0.1}\n", "checkpoint.every", 0.1),
@@ -542,7 +542,7 @@ VALID = [
     said("data.train[0].weight=5", "data.train.0.weight", 5.0),
     said("data.train=b c.txt", "data.train.0.path", "b c.txt"),
     said("data.train=[a.txt, b.txt]", "data.train.1.path", "b.txt"),
-    said("run.deterministic=true", "run.deterministic", True),
+    said("run.deterministic=true", "run.deterministic", value=True),
     said("optimizer=lion", "optimizer.name", "lion"),
     said("optimizer={name: muon, momentum: 0.9}", "optimizer.momentum", 0.9),
     said("model.config.hidden_size=64", "model.config.hidden_size", 64),

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from corpus import MALFORMED, VALID, Case, Valid
+from tests.recipes.corpus import MALFORMED, VALID, Case, Valid
 
 from llmtrain.errors import Exit, Failure, headline, render
 from llmtrain.recipe.compose import Composed, compose
