@@ -14,9 +14,9 @@ from llmtrain.recipe import durations, scalars, suggest
 from llmtrain.recipe.interpolate import Resolver, is_interpolated
 from llmtrain.recipe.nodes import List, Map, Node, Path, Scalar, Spot, dotted
 from llmtrain.recipe.schema import Recipe
-from llmtrain.recipe.slots import slot_table
+from llmtrain.recipe.slots import SLOT_BASES, slot_table
 from llmtrain.recipe.types import BARE, Key, Want, default_slot, keys_of, take_apart
-from llmtrain.recipe.wording import expected
+from llmtrain.recipe.wording import bound, expected
 
 LIMITS: Mapping[str, tuple[Callable[[Any, Any], bool], str]] = {
     "gt": (operator.gt, ">"),
@@ -48,6 +48,8 @@ class Checker:
     """Collects what is wrong, where values came from, and which were written as interpolations."""
 
     resolver: Resolver
+    file: str | None = None
+    """The recipe's name in messages, for what stands nowhere."""
     problems: list[Problem] = field(default_factory=list)
     spots: dict[Path, Spot] = field(default_factory=dict)
     written: dict[Path, str] = field(default_factory=dict)
@@ -192,7 +194,9 @@ class Checker:
         if item is not None and isinstance(node, Scalar):
             shown = node.text if len(node.text) < 40 and node.style != "resolved" else "value"
             hint = f"write `{path[-1]}: [{shown}]`"
-            if item.section in BARE and want.section is not None:
+            if node.style == "word" and node.text[:1] in ("[", "{"):
+                hint = "the brackets or quotes inside do not close"
+            elif item.section in BARE and want.section is not None:
                 hint = f"for a share write `{path[-1]}: {{fraction: 0.05}}`"
         return self.add("E-RECIPE-002", message, path, node.spot, hint)
 
@@ -261,7 +265,7 @@ class Checker:
             return f"the value of {quoted(source)}"
         if not isinstance(node, Scalar):
             return _kind(node)
-        number = node.style != "quoted" and not isinstance(scalars.parse(node.text), str)
+        number = node.style != "quoted" and node.text != "" and not isinstance(scalars.parse(node.text), str)
         return node.text if number and len(node.text) <= 40 else quoted(node.text)
 
     def choice(self, shown: str, node: Node, choices: Sequence[str], path: Path) -> _Bad:
@@ -294,6 +298,8 @@ class Checker:
         if want.null and text.lower() in ("no", "off"):
             options.append("null")
         hint = f"write {', or '.join(options)}" if options else None
+        if want.grammar is not None and reads not in ("true", "false"):
+            options = [expected(want, {})]
         message = f"YAML reads `{text}` as {reads}"
         return self.add("E-RECIPE-011", message, path, node.spot, hint)
 
@@ -314,16 +320,23 @@ class Checker:
         """A number inside its limits."""
         if isinstance(value, float) and not math.isfinite(value):
             return self.add("E-RECIPE-005", f"{self.shown(node, path)} is not a finite number", path, node.spot)
-        broken = [f"{sign} {rules[name]}" for name, (holds, sign) in LIMITS.items()
-                  if name in rules and not holds(value, rules[name])]  # fmt: skip
-        if broken:
-            return self.add(
-                "E-RECIPE-005",
-                f"{self.shown(node, path)} is out of range; must be {' and '.join(broken)}",
-                path,
-                node.spot,
-            )
-        return value
+        broken = [name for name, (holds, _) in LIMITS.items() if name in rules and not holds(value, rules[name])]
+        if not broken:
+            return value
+        shown, wanted = (
+            self.shown(node, path),
+            " and ".join(f"{LIMITS[name][1]} {bound(rules[name])}" for name in broken),
+        )
+        if "ge" in rules and rules["ge"] == rules.get("le"):
+            message, hint = f"{shown} where only {bound(rules['ge'])} is possible", self.only(path, rules)
+            return self.add("E-RECIPE-005", message, path, node.spot, hint)
+        return self.add("E-RECIPE-005", f"{shown} is out of range; must be {wanted}", path, node.spot)
+
+    @staticmethod
+    def only(path: Path, rules: Mapping[str, Any]) -> str:
+        """What to do about a key that has no choice here."""
+        another = f", or take another `{path[0]}.name`" if path[0] in SLOT_BASES else ""
+        return f"{dotted(path)}={bound(rules['ge'])}{another}"
 
 
 def _float(value: float) -> float:
@@ -344,4 +357,4 @@ def place_of(checker: Checker, path: Path) -> Place:
     for length in range(len(path), 0, -1):
         if path[:length] in checker.spots:
             return checker.spots[path[:length]].place()
-    return Place()
+    return Place(file=checker.file)

@@ -98,7 +98,7 @@ def compose(
     permitted = allow_code or _says_true(own) or _says_true(tree.entries.get("allow_code"), command=True)
     if import_plugins and not problems:
         _import_plugins(tree, permitted)
-    checker = Checker(resolver=Resolver(tree))
+    checker = Checker(resolver=Resolver(tree), file=shown)
     built = checker.recipe(tree)
     problems += checker.problems + _unpermitted(checker.code, permitted)
     if built is not None and not loader.problems:

@@ -162,8 +162,9 @@ def _set_item(below: List, path: Path, value: Node, spot: Spot) -> List:
     assert isinstance(position, int)
     count = len(below.items)
     if position >= count:
-        raise _bad_index(f"there is no item {position}: the list has {count} {'entry' if count == 1 else 'entries'}",
-                         spot)
+        raise _bad_index(
+            f"there is no item {position}: the list has {count} {'entry' if count == 1 else 'entries'}", spot
+        )
     items, rest = list(below.items), path[1:]
     if not rest:
         items[position] = value

@@ -129,7 +129,13 @@ UNKNOWN = [
     over("zzzzqqq: 1\n", "E-RECIPE-001", "zzzzqqq", hint="known at the top"),
     over("tests: [{metric: eval_loss, maximum: 3}]\n", "E-RECIPE-001", "tests[0].maximum", column=29),
     over("schedule: {name: cosine, powr: 2}\n", "E-RECIPE-001", "schedule.powr", hint="schedule.power"),
-    over("optimizer: {name: sgd, betas: [0.9, 0.95]}\n", "E-RECIPE-001", "optimizer.betas", column=24),
+    over(
+        "optimizer: {name: sgd, betas: [0.9, 0.95]}\n",
+        "E-RECIPE-001",
+        "optimizer.betas",
+        column=24,
+        hint="adamw, lion, muon",
+    ),
     whole(
         "model: {config: {model_type: llama}}\ndata:\n  train:\n    - path: a.txt\n      wieght: 2\n",
         "E-RECIPE-001",
@@ -390,7 +396,7 @@ CONTRADICTIONS = [
         "batch: {global_size: 4, micro_size: 8}\n", "E-RECIPE-009", "batch.micro_size", says="8 rows a forward, but 4"
     ),
     over("schedule: {warmup: 50}\n", "E-PLAN-004", "schedule.warmup", says="50 warm-up steps in a run of 10"),
-    over("schedule: {name: constant, warmup: 5}\n", "E-RECIPE-005", "schedule.warmup"),
+    over("schedule: {name: constant, warmup: 5}\n", "E-RECIPE-005", "schedule.warmup", says="only 0"),
     over("precision: {compute: bf16, loss_scale: 1024}\n", "E-RECIPE-009", "precision.loss_scale", says="bf16"),
     over("evaluate: {every: null}\ncheckpoint: {every: best}\n", "E-RECIPE-009", "checkpoint.every", line=6),
     over("predict: {after_train: true}\n", "E-RECIPE-009", "predict.after_train"),

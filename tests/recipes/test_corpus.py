@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.recipes.corpus import MALFORMED, VALID, Case, Valid
 
 from llmtrain.errors import Exit, Failure, headline, render
 from llmtrain.recipe.compose import Composed, compose
+from tests.recipes.corpus import MALFORMED, VALID, Case, Valid
 
 
 def write(folder: Path, text: str | bytes) -> str:
