@@ -50,11 +50,11 @@ class Checker:
     resolver: Resolver
     file: str | None = None
     """The recipe's name in messages, for what stands nowhere."""
-    problems: list[Problem] = field(default_factory=list)
-    spots: dict[Path, Spot] = field(default_factory=dict)
-    written: dict[Path, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list[Problem])
+    spots: dict[Path, Spot] = field(default_factory=dict[Path, Spot])
+    written: dict[Path, str] = field(default_factory=dict[Path, str])
     """Source text of interpolated values."""
-    code: list[NamedCode] = field(default_factory=list)
+    code: list[NamedCode] = field(default_factory=list[NamedCode])
 
     def recipe(self, tree: Map) -> Recipe | None:
         """The recipe, or None when there are problems."""
@@ -98,12 +98,12 @@ class Checker:
         if key.slot is not None:
             return self.slot(node, key, path)
         before = len(self.problems)
-        value = self.value(node, take_apart(key.want), path, key.rules)
+        value = self.value(_spread(node, take_apart(key.want)), take_apart(key.want), path, key.rules)
         if len(self.problems) > before:
             return BAD
         if (key.rules.get("code") or take_apart(key.want).grammar == "code") and value:
-            named = value if isinstance(value, list) else [value]
-            self.code += [NamedCode(path=path, value=str(item), spot=node.spot) for item in named]
+            named: list[str] = [value] if isinstance(value, str) else value
+            self.code += [NamedCode(path=path, value=item, spot=node.spot) for item in named]
         return value
 
     def resolve(self, node: Node, path: Path) -> Node | None:
@@ -146,7 +146,7 @@ class Checker:
         """A value of the wanted type, or BAD."""
         if is_interpolated(node):
             resolved = self.resolve(node, path)
-            return BAD if resolved is None else self.value(resolved, want, path, rules)
+            return BAD if resolved is None else self.value(_spread(resolved, want), want, path, rules)
         if isinstance(node, Map | List) and node.word is not None and not self.fits(node, want):
             node = Scalar(text=node.word, style="word", spot=node.spot)
         self.spots.setdefault(path, node.spot)
@@ -286,7 +286,8 @@ class Checker:
 
     def trapped(self, node: Scalar, reads: str, want: Want, path: Path) -> _Bad:
         """Note a word that YAML reads as something else than it says."""
-        text, options = node.text, []
+        text = node.text
+        options: list[str] = []
         if want.grammar is not None:
             want = replace(want, values=(), words=())
         if str in want.values or want.anything or want.words:
@@ -337,6 +338,17 @@ class Checker:
         """What to do about a key that has no choice here."""
         another = f", or take another `{path[0]}.name`" if path[0] in SLOT_BASES else ""
         return f"{dotted(path)}={bound(rules['ge'])}{another}"
+
+
+def _spread(node: Node, want: Want) -> Node:
+    """Write out the short form of a path that an interpolation gave; layers do it for those written plainly."""
+    if not isinstance(node, Scalar) or node.style != "resolved" or not isinstance(scalars.parse(node.text), str):
+        return node
+    if want.section in BARE:
+        key = BARE[want.section]
+        return Map(entries={key: node}, keys={key: node.spot}, spot=node.spot)
+    item = take_apart(want.item) if want.item is not None else None
+    return List(items=(_spread(node, item),), spot=node.spot) if item is not None and item.section in BARE else node
 
 
 def _float(value: float) -> float:

@@ -15,7 +15,7 @@ from llmtrain.recipe.check import Checker, NamedCode
 from llmtrain.recipe.interpolate import Resolver
 from llmtrain.recipe.loading import Loader
 from llmtrain.recipe.masking import mask_problem
-from llmtrain.recipe.nodes import Map, Scalar, Spot
+from llmtrain.recipe.nodes import Map, Plain, Scalar, Spot
 from llmtrain.recipe.nodes import Path as KeyPath
 from llmtrain.recipe.schema import Recipe
 
@@ -240,11 +240,14 @@ class _Spelled:
         self.origins[path] = DEFAULT if spot is None else Origin(text=spot.label(), file=spot.layer, line=spot.line)
         if path in self.checker.written:
             return self.checker.written[path]
-        if is_dataclass(value):
-            return self.section(value, path)
-        if isinstance(value, dict):
+        return self.section(value, path) if is_dataclass(value) else self.container(value, path)
+
+    def container(self, value: Plain, path: KeyPath) -> Any:  # noqa: ANN401
+        if isinstance(value, str):
+            return value
+        if isinstance(value, Mapping):
             return {name: self.value(inner, (*path, name)) for name, inner in value.items()}
-        if isinstance(value, list):
+        if isinstance(value, Sequence):
             return [self.value(inner, (*path, index)) for index, inner in enumerate(value)]
         return value
 

@@ -18,8 +18,8 @@ MAX_EXTENDS = 16
 class Loader:
     """Reads files once and remembers their text and every problem met on the way."""
 
-    texts: dict[str, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict[str, str])
+    problems: list[Problem] = field(default_factory=list[Problem])
 
     def load(self, file: Path, shown: str, above: tuple[Path, ...] = ()) -> Map:
         """The tree of a file over everything it extends; `allow_code` is not inherited (surface.md 8).

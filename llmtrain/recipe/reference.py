@@ -7,7 +7,7 @@ import ast
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -117,7 +117,7 @@ def _entry(path: str, key: Key, section: type, only: tuple[str, ...]) -> Entry:
     elif path.removesuffix(".name") in SLOT_BASES:
         slot = path.removesuffix(".name")
         choices, default = tuple(slot_table(slot)), keys_of(Recipe)[slot].rules["default_name"]
-    elif is_dataclass(default):
+    elif key.section_default is not None:
         default = None
     return Entry(key=path, meaning=field_text(section, key.attribute), type=kind, default=default,
                  required=key.required, choices=choices, keys=tuple(below), only_for=only)  # fmt: skip

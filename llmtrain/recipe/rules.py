@@ -90,6 +90,14 @@ def _data(recipe: Recipe, _: Checker) -> Iterator[Found]:
         yield "E-RECIPE-009", ("data", "padding"), "packed rows are full; `padding` needs packing: false", None
 
 
+def _evaluation(recipe: Recipe, _: Checker) -> Iterator[Found]:
+    data = recipe.data
+    if recipe.run_mode == "evaluate":
+        nothing = not data.eval if isinstance(data.eval, list) else data.eval.fraction == 0 or not data.train
+        if nothing:
+            yield "E-RECIPE-006", ("data", "eval"), "no data to evaluate on", "data.eval=[FILE], or --run RUN"
+
+
 def _batch(recipe: Recipe, checker: Checker) -> Iterator[Found]:
     batch = recipe.batch
     if batch.accumulate is not None and batch.micro_size == "auto":
@@ -181,5 +189,5 @@ def _rest(recipe: Recipe, _: Checker) -> Iterator[Found]:
 
 
 _RULES: tuple[Callable[[Recipe, Checker], Iterator[Found]], ...] = (
-    _model, _tokenizer, _data, _batch, _budget, _precision, _speed, _checkpoint, _rest,
+    _model, _tokenizer, _data, _evaluation, _batch, _budget, _precision, _speed, _checkpoint, _rest,
 )  # fmt: skip

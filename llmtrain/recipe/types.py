@@ -30,6 +30,12 @@ class Key:
     required: bool
 
     @property
+    def section_default(self) -> type | None:
+        """The class of a default that is a section, not a value."""
+        kind: type[Any] = type(self.default)
+        return kind if dataclasses.is_dataclass(kind) else None
+
+    @property
     def slot(self) -> str | None:
         """The slot this key is, if it is one."""
         return self.rules.get("slot")

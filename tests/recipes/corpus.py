@@ -407,6 +407,11 @@ CONTRADICTIONS = [
     over("speed: {compile: {bakend: inductor}}\n", "E-RECIPE-001", "speed.compile.bakend"),
 ]
 
+EVALUATION = [
+    whole("run_mode: evaluate\nmodel: {name: m}\n", "E-RECIPE-006", key="data.eval", says="no data"),
+    whole("run_mode: evaluate\nmodel: {name: m}\ndata: {eval: []}\n", "E-RECIPE-006", line=3, key="data.eval"),
+]
+
 INTERPOLATION = [
     over(
         'run: {name: "${oc.env:LLMTRAIN_NOT_SET}"}\n',
@@ -471,7 +476,8 @@ COMMANDS = [
 ]
 
 MALFORMED = [
-    *SYNTAX, *FILES, *UNKNOWN, *TYPES, *IMPLICIT, *RANGES, *CONTRADICTIONS, *INTERPOLATION, *EXTENDS, *COMMANDS,
+    *SYNTAX, *FILES, *UNKNOWN, *TYPES, *IMPLICIT, *RANGES, *CONTRADICTIONS, *EVALUATION,
+    *INTERPOLATION, *EXTENDS, *COMMANDS,
 ]  # fmt: skip
 
 

@@ -39,6 +39,17 @@ def damaged(text: str, chance: random.Random) -> str:
     return text
 
 
+def judge(failure: Failure, file: Path, text: str) -> None:
+    assert failure.exit_code == Exit.INPUT
+    for problem in failure.problems:
+        line = headline(problem).replace(str(file.parent), "")
+        assert len(line) <= 240, line
+        assert line.isprintable(), line
+        assert "\x1b" not in render(problem)
+        if problem.place.line is not None and problem.place.file == str(file):
+            assert problem.place.line <= len(split_lines(text.removeprefix("\ufeff")))
+
+
 def survive(folder: Path, text: str) -> bool:
     """Whether the text composes; raises where its refusal is not a good one."""
     file = folder / "recipe.yaml"
@@ -46,14 +57,7 @@ def survive(folder: Path, text: str) -> bool:
     try:
         composed = compose(str(file))
     except Failure as failure:
-        assert failure.exit_code == Exit.INPUT
-        for problem in failure.problems:
-            line = headline(problem).replace(str(folder), "")
-            assert len(line) <= 240, line
-            assert line.isprintable(), line
-            assert "\x1b" not in render(problem)
-            if problem.place.line is not None and problem.place.file == str(file):
-                assert problem.place.line <= len(split_lines(text.removeprefix("\ufeff")))
+        judge(failure, file, text)
         return False
     again = folder / "again.yaml"
     again.write_text(write_resolved(composed), encoding="utf-8")

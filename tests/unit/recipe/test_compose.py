@@ -8,6 +8,7 @@ import pytest
 
 from llmtrain.errors import Failure, render
 from llmtrain.recipe.compose import Composed, compose
+from llmtrain.recipe.resolved import write_resolved
 from llmtrain.recipe.types import key_paths
 
 BASE = "model: {name: m}\ndata: {train: a.txt}\nbudget: {steps: 10}\n"
@@ -176,6 +177,23 @@ def test_a_value_from_the_environment_is_never_shown(recipe: Path, monkeypatch: 
     assert len(caught.value.problems) == 5
     assert "canary-4711" not in shown
     assert "${oc.env:SECRET_OF_A_TEST}" in shown
+
+
+def test_paths_from_the_environment(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FOLDER_OF_A_TEST", "/there")
+    recipe.write_text(
+        'model: {name: m}\nbudget: {steps: 1}\ndata:\n  train: "${oc.env:FOLDER_OF_A_TEST}/a.txt"\n'
+        '  eval: ["${oc.env:FOLDER_OF_A_TEST}/b.txt", {path: "${oc.env:FOLDER_OF_A_TEST}/c.txt"}]\n'
+    )
+    composed = compose("recipe.yaml")
+    assert [source.path for source in composed.recipe.data.train] == ["/there/a.txt"]
+    assert [source.path for source in composed.recipe.data.eval] == ["/there/b.txt", "/there/c.txt"]
+    again = recipe.parent / "again.yaml"
+    again.write_text(write_resolved(composed))
+    assert "/there" not in again.read_text()
+    assert compose(str(again)).recipe == composed.recipe
+    typed = compose("recipe.yaml", overrides=["data.train=${oc.env:FOLDER_OF_A_TEST}/d.txt"])
+    assert typed.recipe.data.train[0].path == "/there/d.txt"
 
 
 def test_literal_secrets_are_masked_in_excerpts(recipe: Path) -> None:

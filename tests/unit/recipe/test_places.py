@@ -62,3 +62,14 @@ def test_all_duplicates_and_tags_come_at_once() -> None:
     assert [(p.id, p.place.line) for p in caught.value.problems] == [
         ("E-RECIPE-019", 4), ("E-RECIPE-007", 2), ("E-RECIPE-007", 3),
     ]  # fmt: skip
+
+
+def test_hostile_texts_are_refused_without_being_built() -> None:
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{after}: &{after} [{','.join([f'*{before}'] * 9)}]\n"
+        for before, after in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    for text in (bomb, "x: " + "[" * 100_000, "x: [" + "1," * 400_000 + "1]", "x: {" + "a: {" * 500, "&a [*a]"):
+        with pytest.raises(Failure) as caught:
+            read_tree(text, "r.yaml")
+        assert caught.value.problems[0].id in ("E-RECIPE-017", "E-RECIPE-016", "E-RECIPE-008")
