@@ -344,7 +344,7 @@ def _spread(node: Node, want: Want) -> Node:
     """Write out the short form of a path that an interpolation gave; layers do it for those written plainly."""
     if not isinstance(node, Scalar) or node.style != "resolved" or not isinstance(scalars.parse(node.text), str):
         return node
-    if want.section in BARE:
+    if want.section is not None and want.section in BARE:
         key = BARE[want.section]
         return Map(entries={key: node}, keys={key: node.spot}, spot=node.spot)
     item = take_apart(want.item) if want.item is not None else None

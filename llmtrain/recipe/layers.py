@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from llmtrain.errors import Failure, Place, Problem, quoted
 from llmtrain.recipe import places, scalars, suggest
-from llmtrain.recipe.nodes import List, Map, Node, Path, Scalar, Spot, dotted
+from llmtrain.recipe.nodes import List, Map, Node, Path, Scalar, Spot, dotted, from_plain
 from llmtrain.recipe.schema import Recipe
-from llmtrain.recipe.slots import COMMON_KEYS
+from llmtrain.recipe.slots import COMMON_KEYS, slot_table
 from llmtrain.recipe.types import BARE, keys_of, take_apart
 
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\[\d{1,6}\])*(\.[A-Za-z_][\w-]*(\[\d{1,6}\])*)*")
@@ -150,9 +150,9 @@ def write(tree: Map, path: Path, value: Node, spot: Spot) -> Map:
     if index is None:
         return merge(tree, normalise(_nested(path, value, spot)))
     head = path[:index]
-    below = _find(tree, head)
+    below = _find(tree, head) or _default_list(tree, head)
     if not isinstance(below, List):
-        raise _bad_index(f"{dotted(head)} is not set to a list by the recipe, so it has no item {path[index]}", spot)
+        raise _bad_index(f"{dotted(head)} is not a list in this recipe, so it has no item {path[index]}", spot)
     replaced = _set_item(below, path[index:], value, spot)
     return merge(tree, normalise(_nested(head, replaced, spot)))
 
@@ -200,6 +200,22 @@ def _find(tree: Node, path: Path) -> Node | None:
     for part in path:
         node = node.entries.get(str(part)) if isinstance(node, Map) else None
     return node
+
+
+def _default_list(tree: Map, path: Path) -> Node | None:
+    """A key's default where that is a list with items, so that `optimizer.betas[1]=0.99` needs no list written."""
+    section: type | None = Recipe
+    for depth, part in enumerate(path):
+        key = keys_of(section).get(str(part)) if section is not None else None
+        if key is None:
+            return None
+        if depth == len(path) - 1:
+            return from_plain(key.default, Spot(layer="default")) if isinstance(key.default, list) else None
+        section = take_apart(key.want).section
+        if key.slot is not None:
+            name = _word(_find(tree, (*path[: depth + 1], "name")), key.rules["default_name"])
+            section = slot_table(key.slot).get(name)
+    return None
 
 
 def _remove(node: Node | None, path: Path, whole: Path, spot: Spot) -> Node:

@@ -8,7 +8,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from llmtrain.errors import fail
 from llmtrain.recipe.schema import Recipe, Source
@@ -32,7 +32,7 @@ class Key:
     @property
     def section_default(self) -> type | None:
         """The class of a default that is a section, not a value."""
-        kind: type[Any] = type(self.default)
+        kind = cast("type[Any]", type(self.default))
         return kind if dataclasses.is_dataclass(kind) else None
 
     @property
