@@ -13,7 +13,7 @@ from llmtrain.errors import Failure, Place, Problem, quoted
 from llmtrain.recipe import catalog, layers, rules
 from llmtrain.recipe.check import Checker, NamedCode
 from llmtrain.recipe.interpolate import Resolver
-from llmtrain.recipe.loading import Loader
+from llmtrain.recipe.loading import Loader, without
 from llmtrain.recipe.masking import mask_problem
 from llmtrain.recipe.nodes import Map, Plain, Scalar, Spot
 from llmtrain.recipe.nodes import Path as KeyPath
@@ -139,10 +139,7 @@ def _read(
     for config in configs:
         layer = _load(loader, *catalog.locate(config))
         if layer is not None:
-            tree = layers.merge(tree, layer)
-    if own is not None:
-        entries = {**tree.entries, "allow_code": own}
-        tree = Map(entries=entries, keys={**tree.keys, "allow_code": own.spot}, spot=tree.spot)
+            tree = layers.merge(tree, without(layer, "allow_code"))
     return tree, file, shown, own
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from llmtrain.errors import Failure, Place, Problem, quoted
 from llmtrain.recipe import places, scalars, suggest
-from llmtrain.recipe.nodes import List, Map, Node, Path, Scalar, Spot, dotted, from_plain
+from llmtrain.recipe.nodes import List, Map, Node, Path, Plain, Scalar, Spot, dotted, from_plain
 from llmtrain.recipe.schema import Recipe
 from llmtrain.recipe.slots import COMMON_KEYS, slot_table
 from llmtrain.recipe.types import BARE, keys_of, take_apart
@@ -210,7 +210,8 @@ def _default_list(tree: Map, path: Path) -> Node | None:
         if key is None:
             return None
         if depth == len(path) - 1:
-            return from_plain(key.default, Spot(layer="default")) if isinstance(key.default, list) else None
+            default: Plain = key.default
+            return from_plain(default, Spot(layer="default")) if isinstance(default, list) else None
         section = take_apart(key.want).section
         if key.slot is not None:
             name = _word(_find(tree, (*path[: depth + 1], "name")), key.rules["default_name"])

@@ -34,8 +34,8 @@ class Loader:
             base = self._base(name, spot, file, shown, (*above, file.resolve()))
             if base is not None:
                 merged = base if merged is None else layers.merge(merged, base)
-        own = layers.normalise(_without(tree, "extends"))
-        return own if merged is None else layers.merge(_without(merged, "allow_code"), own)
+        own = layers.normalise(without(tree, "extends"))
+        return own if merged is None else layers.merge(without(merged, "allow_code"), own)
 
     def _extends(self, tree: Map) -> list[tuple[str, Spot]]:
         node = tree.entries.get("extends")
@@ -91,6 +91,7 @@ def _known(name: str) -> tuple[Path, str] | None:
     return None if found is None else (found.file, f"{found.name}.yaml")
 
 
-def _without(tree: Map, name: str) -> Map:
+def without(tree: Map, name: str) -> Map:
+    """The map less one key."""
     entries = {key: value for key, value in tree.entries.items() if key != name}
     return replace(tree, entries=entries, keys={key: tree.keys[key] for key in entries})

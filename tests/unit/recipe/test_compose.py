@@ -133,6 +133,16 @@ def test_code_needs_permission(recipe: Path, text: str, more: dict[str, Any], re
         assert compose("recipe.yaml", **more).code[0].value == "a.b:c"
 
 
+def test_permission_from_another_file_is_not_even_recorded(recipe: Path) -> None:
+    Path("permits.yaml").write_text("allow_code: true\n")
+    recipe.write_text("extends: permits\n" + BASE)
+    assert not compose("recipe.yaml", configs=["permits.yaml"]).recipe.allow_code
+    recipe.write_text("allow_code: true\n" + BASE)
+    Path("forbids.yaml").write_text("allow_code: false\n")
+    composed = compose("recipe.yaml", configs=["forbids.yaml"])
+    assert (composed.recipe.allow_code, str(composed.origins[("allow_code",)])) == (True, "recipe.yaml:1")
+
+
 def test_code_on_the_command_line_is_the_users_word(recipe: Path) -> None:
     recipe.write_text(BASE)
     composed = compose("recipe.yaml", overrides=["optimizer={name: custom, class: a.b:C}", "plugins=[json]"])
