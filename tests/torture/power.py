@@ -183,7 +183,8 @@ def _bytes(file: File, data: Data) -> bytes:
     seen, durable = bytes(file.seen), file.durable
     if seen == durable or data == "dropped":
         return durable
-    certain = len(os.path.commonprefix([seen, durable]))
+    certain = next((i for i, (a, b) in enumerate(zip(seen, durable, strict=False)) if a != b), len(durable))
+    certain = min(certain, len(seen))
     if data == "cut":
         return seen[: certain + (len(seen) - certain) // 2]
     return seen[:certain] + bytes(len(seen) - certain)

@@ -6,6 +6,7 @@ One JSON object a line, in: {"argv", "cwd", "env", "stdout", "stderr"}; out: {"r
 """
 
 import atexit
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -18,7 +19,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,10 +52,8 @@ class Run:
 
     def kill(self, number: int = signal.SIGKILL) -> None:
         """Signal the whole process group; one that is gone is no error."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, number)
-        except ProcessLookupError:
-            pass
 
     def signal(self, number: int) -> None:
         """Signal the run's own process only."""
@@ -77,8 +76,9 @@ class Zygote:
         self._until(lambda: self._ready, start_timeout)
 
     def run(
-        self, argv: Sequence[str], *, scratch: Path, cwd: Path | None = None, env: Mapping[str, str | None] | None = None
-    ) -> Run:
+        self, argv: Sequence[str], *, scratch: Path, cwd: Path | None = None,
+        env: Mapping[str, str | None] | None = None,
+    ) -> Run:  # fmt: skip
         """Fork a run of `main(argv)`.
 
         Args:
@@ -114,8 +114,7 @@ class Zygote:
         self._until(lambda: pid in self._codes, timeout)
         return self._codes[pid]
 
-    def _until(self, reached: "object", timeout: float) -> None:
-        assert callable(reached)
+    def _until(self, reached: Callable[[], bool], timeout: float) -> None:
         deadline = time.monotonic() + timeout
         while not reached():
             left = deadline - time.monotonic()
@@ -188,7 +187,7 @@ def _reap() -> None:
         _say({"ended": pid, "status": status})
 
 
-def _fork(main: "object", order: Mapping[str, object]) -> None:
+def _fork(main: Callable[[list[str]], int], order: Mapping[str, object]) -> None:
     parent = os.getpid()
     child = os.fork()
     if child:
@@ -211,7 +210,7 @@ def _fork(main: "object", order: Mapping[str, object]) -> None:
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115
     os.chdir(str(order["cwd"]))
     environment, argv = order["env"], order["argv"]
-    assert isinstance(environment, dict) and isinstance(argv, list) and callable(main)
+    assert isinstance(environment, dict) and isinstance(argv, list)
     for name, value in environment.items():
         if value is None:
             os.environ.pop(name, None)
@@ -221,9 +220,8 @@ def _fork(main: "object", order: Mapping[str, object]) -> None:
     os._exit(_code(main, argv))
 
 
-def _code(main: "object", argv: list[str]) -> int:
+def _code(main: Callable[[list[str]], int], argv: list[str]) -> int:
     """Run to the end, threads and exit functions included, without tearing down a heap of imports (seconds each)."""
-    assert callable(main)
     try:
         code = main(argv)
     except SystemExit as exit_:
@@ -231,7 +229,7 @@ def _code(main: "object", argv: list[str]) -> int:
     except BaseException:
         traceback.print_exc()
         code = 1
-    threading._shutdown()
+    threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

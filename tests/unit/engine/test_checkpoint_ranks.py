@@ -105,7 +105,9 @@ class Trained:
     def whole(self) -> dict[str, torch.Tensor]:
         found = {f"{group}/{name}": value for group, part in self.tensors().items() for name, value in part.items()}
         return {
-            name: (value.full_tensor() if isinstance(value, torch.distributed.tensor.DTensor) else value).detach().clone()
+            name: (value.full_tensor() if isinstance(value, torch.distributed.tensor.DTensor) else value)
+            .detach()
+            .clone()
             for name, value in found.items()
         }
 
