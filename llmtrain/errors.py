@@ -63,6 +63,10 @@ class Failure(Exception):  # noqa: N818 - a run fails; "error" is the word of th
         return self.problems[0].exit_code
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived before there was anything to save; like KeyboardInterrupt, not an error of the program."""
+
+
 def fail(
     id: str, message: str, *, file: str | None = None, line: int | None = None, key: str | None = None,
     hint: str | None = None,
@@ -86,7 +90,8 @@ def quoted(value: object, limit: int = 60) -> str:
 def headline(problem: Problem) -> str:
     """`file:line:column: key: message [ID]` with absent parts left out."""
     place = problem.place
-    where = ":".join(str(part) for part in (place.file, place.line, place.column) if part is not None)
+    column = None if place.line is None else place.column
+    where = ":".join(str(part) for part in (place.file, place.line, column) if part is not None)
     parts = [part for part in (where, problem.key) if part]
     return escape(": ".join([*parts, problem.message])) + f" [{problem.id}]"
 

@@ -1,1 +1,1 @@
-"""One module per foreign library or file format, so that each is replaced in one place."""
+"""One module per foreign library; nothing else imports it."""

@@ -247,7 +247,7 @@ class BestMetric:
 class CheckpointSection:
     """Saving the run."""
 
-    every: Cadence = 100
+    every: Cadence = option(100, best=True)
     """Steps 100, a share 0.1, `1 epoch`, `10 min`, `best`, null = never."""
     keep: int | None = option(2, ge=1)
     """Newest checkpoints that stay; null = all. The best, pinned and only good one stay in any case."""

@@ -1,7 +1,8 @@
 """Slots: `{name: ..., ...}` in a recipe picks a registered dataclass; separate because plugins add to it.
 
-Built-ins are found by importing every module of the packages in `BUILTINS`, which is the only dynamic import of
-the package besides lazy modules. Modules that register slots must be importable without torch.
+Built-ins are found by importing those modules of the packages in `BUILTINS` that say `@register(`, which is the only
+dynamic import of the package besides lazy modules. Modules that register slots must be importable without torch; their
+neighbours need not be.
 """
 
 import importlib
@@ -9,6 +10,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from llmtrain.errors import fail
@@ -106,5 +108,6 @@ def slot_table(slot: str) -> dict[str, type]:
             _discovered.add(package)
             module = importlib.import_module(package)
             for found in pkgutil.iter_modules(module.__path__):
-                importlib.import_module(f"{package}.{found.name}")
+                if "@register(" in (Path(module.__path__[0]) / f"{found.name}.py").read_text(encoding="utf-8"):
+                    importlib.import_module(f"{package}.{found.name}")
     return _registered[SLOT_BASES[slot]]

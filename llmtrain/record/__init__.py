@@ -1,1 +1,1 @@
-"""What a run writes down: its folder, states, events, metrics and the list of its checkpoints; no torch anywhere."""
+"""What a run leaves behind; separate because it is read without torch."""

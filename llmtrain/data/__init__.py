@@ -1,0 +1,1 @@
+"""From files to rows of tokens to batches; separate because nothing here needs torch or a model."""

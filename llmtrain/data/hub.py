@@ -1,0 +1,62 @@
+"""Data sets of the Hugging Face hub; separate because it needs an extra and a connection."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmtrain.data.documents import Piece, bad_row, cut, missing_column
+from llmtrain.errors import Failure, Place, fail, quoted
+from llmtrain.lazy import Lazy
+
+datasets = Lazy("datasets")
+
+
+def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:  # noqa: ANN401 - datasets.Dataset
+    """The data set `hf://[datasets/]OWNER/NAME[:CONFIG]`, memory-mapped from the library's own cache.
+
+    Raises:
+        Failure: the extra is missing, the data set is not to be had, or offline without a cached copy.
+    """
+    name = path.removeprefix("hf://").removeprefix("datasets/")
+    name, _, config = name.partition(":")
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    try:
+        return datasets.load_dataset(name, config or None, split=split, trust_remote_code=False)
+    except ModuleNotFoundError as error:
+        hint = "install it: pip install 'llmtrain[hub]'"
+        raise fail(
+            "E-DATA-015", f"{quoted(path)} is no local file; data of the hub needs an extra", key=key, hint=hint
+        ) from error  # noqa: E501
+    except (OSError, ValueError, RuntimeError) as error:
+        text = str(error).split("\n")[0]
+        hint = (
+            "offline: only data sets fetched before can be read" if offline else "is the name right, and is it a path?"
+        )
+        raise fail(
+            "E-DATA-007",
+            f"{quoted(path)} is neither a local file nor to be had from the hub: {text}"[:200],
+            key=key,
+            hint=hint,
+        ) from error  # noqa: E501
+
+
+def content_files(data: Any) -> list[Path]:  # noqa: ANN401 - datasets.Dataset
+    """The Arrow files that hold the data set."""
+    return [Path(entry["filename"]) for entry in data.cache_files]
+
+
+def documents(data: Any, path: str, column: str) -> Iterator[Piece]:  # noqa: ANN401 - datasets.Dataset
+    """One document a row.
+
+    Raises:
+        Failure: the column is missing or holds something else than text.
+    """
+    if column not in data.column_names:
+        raise Failure(missing_column(column, data.column_names, Place(file=path)))
+    for row, record in enumerate(data.select_columns([column]), start=1):
+        text = record[column]
+        if not isinstance(text, str):
+            raise Failure(bad_row("E-DATA-004", f"column {quoted(column)} must be text", file=path, row=row).problem)
+        yield from cut([text], file=path, row=row)

@@ -1,0 +1,1 @@
+"""Final models in the layout of other tools."""

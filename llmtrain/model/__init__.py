@@ -1,0 +1,1 @@
+"""Models built from recipes: configuration, weights, sizes."""

@@ -1,0 +1,1 @@
+"""What is learned, each a slot; importable without torch."""

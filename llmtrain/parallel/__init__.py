@@ -1,0 +1,1 @@
+"""The mesh and the sharding of a stage over it."""

@@ -1,0 +1,1 @@
+"""Baselines and judgements of a finished run."""
