@@ -191,6 +191,18 @@ def test_only_the_named_checkpoint_or_none(template: Path, tmp_path: Path) -> No
     assert caught.value.exit_code == 4
 
 
+def test_the_sequence_decides_not_the_step(template: Path, tmp_path: Path) -> None:
+    """After going back, a lower step is the newer state."""
+    folder = copied(template, tmp_path / "run")
+    saver = checkpointer(folder, keep=None)
+    restored = saver.restore(Toy(), only="step-00000001")
+    assert restored is not None
+    saver.save(Toy(2), step=2, wait=True, metrics_length=0)
+    assert good(folder) == [4, 3, 2, 1] and (folder.checkpoints / "step-00000002.4").is_dir()
+    _, toy, restored = resume(folder)
+    assert restored is not None and restored.seq == 4 and toy.same_as(Toy(2))
+
+
 def test_folders_of_another_run_are_not_candidates(template: Path, tmp_path: Path) -> None:
     folder, other = copied(template, tmp_path / "run"), RunFolder.create(tmp_path, "other")
     train(other, checkpointer(other), 1, 9)
