@@ -132,7 +132,8 @@ def usage_failure(error: typer.TyperException, words: Sequence[str]) -> Failure:
 def _nearest(wrong: str, words: Sequence[str]) -> str | None:
     command, _, _ = _leaf(list(words))
     if wrong.startswith("-"):
-        known = [name for parameter in command.params for name in parameter.opts if name.startswith("-")]
+        options = [name for parameter in command.params for name in parameter.opts]
+        known = ["--help", *(name for name in options if name.startswith("-"))]
         if "." in wrong:
             return f"keys of the recipe are written without dashes: `{wrong.lstrip('-')}=VALUE`"
     else:
@@ -164,15 +165,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _invoke(words: list[str]) -> int:
+    """Parse and run; not through Typer's own `main`, which answers a broken pipe anywhere in a run with exit code 1."""
+    command, path, rest = _leaf(arguments.rewrite_resume(words))
     try:
-        command, path, rest = _leaf(arguments.rewrite_resume(words))
-        value = command.main(args=rest, prog_name=" ".join(path), standalone_mode=False, obj=tuple(words))
-    except typer.Abort as stop:
-        raise KeyboardInterrupt from stop
+        with command.make_context(" ".join(path), rest, obj=tuple(words)) as context:
+            code = int(command.invoke(context) or 0)
+    except typer.Exit as end:
+        code = end.exit_code
     except typer.TyperException as error:
         raise usage_failure(error, words) from error
-    ending.leave(int(value or 0))
-    return int(value or 0)
+    ending.leave(code)
+    return code
 
 
 def _leaf(words: list[str]) -> tuple[Any, list[str], list[str]]:
