@@ -292,17 +292,32 @@ def save_model(config: Any, weights: Mapping[str, Tensor], folder: Path, *, eos:
         model.save_pretrained(str(folder), state_dict=kept)
 
 
-def open_model(folder: str | Path, *, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """Open a finished folder exactly as a user of transformers would.
+def open_causal(origin: Origin, *, attention: str = "auto") -> PreTrainedModel:
+    """Open a model as a user of transformers does, in fp32.
+
+    Raises:
+        Failure: it cannot be opened, or is only there as pickle.
+    """
+    refuse_pickle(origin)
+    try:
+        with quiet():
+            return AutoModelForCausalLM.from_pretrained(
+                origin.name, dtype=torch.float32, attn_implementation=ATTENTION[attention],
+                use_safetensors=None if origin.gguf else True, **origin.arguments(),
+            )  # fmt: skip
+    except UNREADABLE as error:
+        raise fail("E-MODEL-003", f"{origin.name}: {_one_line(error)}", key="model.name") from error
+
+
+def open_model(folder: Path) -> PreTrainedModel:
+    """Open a finished folder in the format it was written in.
 
     Raises:
         Failure: it cannot be opened.
     """
-    origin = Origin(name=str(folder), offline=True)
-    refuse_pickle(origin)
     try:
         with quiet():
-            return AutoModelForCausalLM.from_pretrained(str(folder), dtype=dtype or "auto", local_files_only=True)
+            return AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto", local_files_only=True)
     except UNREADABLE as error:
         raise fail("E-MODEL-003", f"{folder}: {_one_line(error)}") from error
 

@@ -48,6 +48,10 @@ class Loader(Protocol):
 class Saver(Protocol):
     """What the loop needs of the checkpointer."""
 
+    def poll(self) -> str:
+        """Report a commit that has ended since the last call; not collective."""
+        ...
+
     def outcome(self) -> int:
         """This rank's writer since the last call: 0 nothing new, 1 done, 2 failed."""
         ...
@@ -148,6 +152,7 @@ class Engine:
         return targets, tokens
 
     def _conclude_writer(self, word: Word) -> None:
+        self.saver.poll()
         done, failed = word.writer
         if failed or done == self.ranks.world:
             self.saver.conclude(failed == 0)

@@ -80,7 +80,8 @@ def read_manifest(path: Path) -> dict[str, Any]:
         Damaged: unreadable, malformed, of another format version, or not what was written.
     """
     try:
-        value = files.read_json(path / "manifest.json")
+        data = files.read_regular(path / "manifest.json")
+        value = files.parse_json(data)
     except OSError as error:
         raise Damaged(f"manifest.json: {error.strerror}") from error
     except files.BadJson as error:
@@ -88,7 +89,11 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         found = value.get("format") if isinstance(value, dict) else None
         raise Damaged(f"manifest.json: format {str(found)[:40]}, this version reads {FORMAT}")
-    if seal(value)["self_sha256"] != value.get("self_sha256"):
+    try:
+        same = seal(value)["self_sha256"] == value.get("self_sha256") and files.canonical(value) == data
+    except ValueError as error:
+        raise Damaged(f"manifest.json: {error}"[:120]) from error
+    if not same:
         raise Damaged("manifest.json: its own SHA-256 differs")
     for key, kind in (("seq", int), ("step", int), ("run", str), ("files", dict), ("tensors", dict), ("pinned", bool)):
         if not isinstance(value.get(key), kind):
@@ -150,6 +155,8 @@ def _candidate(
         if path.is_symlink() or not path.is_dir():
             raise Damaged("not a folder")
         manifest = read_manifest(path)
+        if manifest["step"] != step:
+            raise Damaged(f"manifest.json: belongs to step {manifest['step']}")
     except Damaged as error:
         announced = max((seq for known, seq in lines if known == name), default=-1)
         line = lines.get((name, announced))

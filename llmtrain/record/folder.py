@@ -21,7 +21,7 @@ State = Literal["preceding", "running", "done", "error", "stopped"]
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """One run's folder. Only the process that holds `lock()` writes into it, ranks apart, which write their own logs."""
+    """One run's folder. Only the holder of `lock()` writes into it; the other ranks write their own logs."""
 
     path: Path
     id: str

@@ -1,4 +1,4 @@
-"""The lock of a run folder: one owner at a time, named to whoever comes second; separate because its races are subtle."""
+"""The lock of a run folder: one owner at a time, named to whoever comes second; separate for its subtle races."""
 
 import errno
 import fcntl

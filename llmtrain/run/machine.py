@@ -2,7 +2,6 @@
 
 import os
 import platform
-import resource
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -123,11 +122,3 @@ def devices(machine: Machine) -> dict[str, Any]:
     if machine.device.type == "cuda":
         facts["name"] = torch.cuda.get_device_name(machine.device)
     return facts
-
-
-def peak_memory(device: torch.device) -> float:
-    """Peak memory of this process in GiB: of the device where it counts, else resident memory."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    scale = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 2**30

@@ -1,0 +1,85 @@
+"""Text from models: `predict`, and the samples of a training run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+
+from llmtrain import generate
+from llmtrain.data.tokens import FastTokenizer
+from llmtrain.dist import Ranks
+from llmtrain.doors import transformers as door
+from llmtrain.engine.events import EventBus
+from llmtrain.errors import fail
+from llmtrain.model.build import position_limit
+from llmtrain.parallel.apply import gathered_outside_blocks
+from llmtrain.recipe.compose import Composed
+from llmtrain.recipe.schema import Recipe
+from llmtrain.run import RunOptions
+from llmtrain.run.assembly import Assembly, cache_folder
+from llmtrain.run.machine import FORMATS, choose
+from llmtrain.run.vocabulary import resolve_model, vocabulary
+
+
+def _words(tokenizer: FastTokenizer, config: Any) -> generate.Vocabulary:  # noqa: ANN401
+    """What generation needs of a tokenizer; it stops at every end-of-text id the model or the tokenizer knows."""
+    stops = {tokenizer.eos_id}
+    told = None if config is None else config.eos_token_id
+    stops |= set(told) if isinstance(told, list) else {told} if told is not None else set()
+    return generate.Vocabulary(
+        encode=lambda text: tokenizer.encode_batch([text])[0], decode=tokenizer.decode, stop_ids=stops,
+        pad_id=tokenizer.eos_id, empty_id=tokenizer.eos_id,
+    )  # fmt: skip
+
+
+def _sampling(recipe: Recipe) -> generate.Sampling:
+    section = recipe.predict
+    return generate.Sampling(
+        max_new_tokens=section.max_new_tokens, temperature=section.temperature, top_p=section.top_p, stop=section.stop,
+        batch_size=section.batch_size, seed=recipe.run.seed,
+    )  # fmt: skip
+
+
+def predict(
+    composed: Composed, options: RunOptions, bus: EventBus, prompts: Sequence[str],
+    speak: Callable[[int, str], None] | None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Continue prompts with the recipe's model; see `llmtrain.run.predict`."""
+    recipe = composed.recipe
+    if recipe.model.name is None:
+        raise fail("E-RECIPE-006", "predict needs a trained model", key="model.name", hint="--run RUN or --model M")
+    door.hush()
+    machine = choose(recipe)
+    words = vocabulary(
+        replace(recipe, tokenizer=replace(recipe.tokenizer, train=None)), cache=cache_folder(), workers=1
+    )
+    section = recipe.model
+    origin = door.locate(
+        resolve_model(recipe.model.name), revision=section.revision, trust_remote_code=section.trust_remote_code,
+        offline=recipe.offline,
+    )  # fmt: skip
+    model = door.open_causal(origin, attention=section.attention)
+    model.to(device=machine.device, dtype=FORMATS[recipe.precision.params])
+    with torch.autocast(machine.device.type, dtype=machine.compute, enabled=machine.compute != torch.float32):
+        results = generate.generate(
+            model, prompts, _words(words.tokenizer, model.generation_config), _sampling(recipe),
+            positions=position_limit(model.config), on_text=speak,
+        )  # fmt: skip
+    return [asdict(result) for result in results]
+
+
+def sampler(recipe: Recipe, assembly: Assembly, ranks: Ranks) -> Callable[[], list[dict[str, str]]]:
+    """Texts for `evaluate.samples.prompts`; collective when the model is sharded."""
+    words = _words(assembly.material.vocabulary.tokenizer, assembly.built.config)
+    settings = replace(_sampling(recipe), max_new_tokens=min(64, recipe.predict.max_new_tokens))
+
+    def sample() -> list[dict[str, str]]:
+        with torch.random.fork_rng(devices=[]), assembly.executor.autocast(), gathered_outside_blocks(assembly.stage):
+            results = generate.generate(
+                assembly.built.model, recipe.evaluate.samples.prompts, words, settings,
+                positions=position_limit(assembly.built.config),
+            )  # fmt: skip
+        return [{"prompt": result.prompt, "text": result.text} for result in results]
+
+    return sample

@@ -1,0 +1,3 @@
+"""stub until the data part lands"""
+def baselines(train, held, tokenizer, *, cache):
+    return {}
