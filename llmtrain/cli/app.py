@@ -2,10 +2,12 @@
 
 import difflib
 import importlib
+import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -13,7 +15,8 @@ from typer.core import TyperGroup
 from llmtrain import __version__
 from llmtrain.cli import arguments, ending, streams
 from llmtrain.cli.arguments import COMPOSING, EVALUATING, REPORTING, TRAINING, Request
-from llmtrain.errors import Exit, Failure, escape, fail
+from llmtrain.dist import launched_world
+from llmtrain.errors import Exit, Failure, Terminated, escape, fail
 
 app = typer.Typer(
     name="llmtrain", rich_markup_mode=None, add_completion=False, no_args_is_help=False, suggest_commands=False,
@@ -156,7 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Failure as failure:
         code = report.failure(failure)
     except KeyboardInterrupt:
-        code = report.interrupted()
+        code = report.interrupted(Exit.INTERRUPTED, "interrupted")
+    except Terminated:
+        code = report.interrupted(Exit.TERMINATED, "terminated before there was anything to save")
     except streams.ReaderLeft:
         code = int(Exit.OK)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug of ours becomes one line and a crash file
@@ -188,6 +193,10 @@ def _leaf(words: list[str]) -> tuple[Any, list[str], list[str]]:
     return command, path, rest
 
 
-def entry() -> None:
-    """The console script."""
-    sys.exit(main())
+def entry() -> NoReturn:
+    """The console script, and `python -m llmtrain`."""
+    code = main()
+    if code != Exit.OK and launched_world()[2] > 1:
+        logging.shutdown()
+        os._exit(code)  # peers may be gone: finalisers of the process group would wait for them
+    sys.exit(code)

@@ -120,6 +120,14 @@ def test_ctrl_c_before_anything_was_saved_is_130(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_termination_before_anything_was_saved_is_143(tmp_path: Path) -> None:
+    before = BREAK.format(error="Terminated") + "\nfrom llmtrain.errors import Terminated\ni.Terminated = Terminated"
+    before = before.replace("raise Terminated", "raise i.Terminated")
+    done = run(["doctor"], cwd=tmp_path, before=before)
+    assert (done.returncode, done.stdout) == (int(128 + signal.SIGTERM), "")
+    assert done.stderr == "terminated before there was anything to save\n"
+
+
 def test_results_are_strict_json(tmp_path: Path) -> None:
     before = BREAK.replace("raise {error}", "from llmtrain.cli import streams; streams.result_json({{'a': [float('nan')], 'b': 'é'}})")
     done = run(["doctor"], cwd=tmp_path, before=before.format())

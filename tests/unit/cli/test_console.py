@@ -160,6 +160,16 @@ def test_the_live_line_on_a_terminal(terminal: Callable[..., Terminal]) -> None:
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h") == 1  # the cursor comes back
 
 
+def test_long_header_lines_wrap_under_their_text(terminal: Callable[..., Terminal]) -> None:
+    stream = terminal(COLUMNS="40")
+    bus = EventBus()
+    console.attach(bus, progress="auto", title=("train", "r", 1))
+    bus.emit(RunEnd(result={}, summary={"out": "x", "budget": "one two three four five six seven eight nine"}))
+    assert stream.shown().splitlines() == [
+        "  out     x", "  budget  one two three four five six", "          seven eight nine",
+    ]  # fmt: skip
+
+
 def test_a_terminal_that_goes_away_stops_nothing(terminal: Callable[..., Terminal]) -> None:
     stream = terminal()
     bus = EventBus()

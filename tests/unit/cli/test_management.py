@@ -18,7 +18,7 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     (folder / "logs").mkdir(parents=True)
     status = {"id": folder.name, "mode": "train", "state": "done", "step": 12, "started": 1.0, "updated": time.time() - 7200}
     (folder / "run.json").write_text(json.dumps(status))
-    (folder / "result.json").write_text(json.dumps({"loss": 2.123456, "steps": 12}))
+    (folder / "result.json").write_text(json.dumps({"train": {"loss": 2.123456}, "steps": 12, "best": None}))
     (folder / "logs" / "rank_0.log").write_text("line one\nline two\n")
     return folder
 
@@ -46,7 +46,7 @@ def test_list_of_nothing_is_empty(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 def test_show(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "show"]) == 0
     shown = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
-    assert (shown["state"], shown["steps"], shown["loss"]) == ("done", "12", "2.123456")
+    assert (shown["state"], shown["steps"], shown["train.loss"]) == ("done", "12", "2.123456")
     assert "go" not in shown
 
 
