@@ -21,7 +21,6 @@ from llmtrain.recipe.schema import Recipe
 
 _NEEDS_FILES = ("E-CLI-003",)
 """Problems that may only follow from a file which could not be read."""
-MODES = ("train", "evaluate", "predict")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +246,3 @@ class _Spelled:
         if isinstance(value, Sequence):
             return [self.value(inner, (*path, index)) for index, inner in enumerate(value)]
         return value
-
-
-__all__ = ["MODES", "Composed", "Origin", "compose"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llmtrain.errors import Failure, Problem, quoted
-from llmtrain.recipe import catalog, files, layers, places
+from llmtrain.recipe import catalog, files, layers, places, suggest
 from llmtrain.recipe.nodes import List, Map, Node, Scalar, Spot
 
 MAX_EXTENDS = 16
@@ -58,7 +58,7 @@ class Loader:
     def _base(self, name: str, spot: Spot, file: Path, shown: str, above: tuple[Path, ...]) -> Map | None:
         found = _beside(name, file, shown) or _known(name)
         if found is None:
-            near = catalog.suggest.nearest(name, [entry.name for entry in catalog.shipped(bases=True)])
+            near = suggest.nearest(name, [entry.name for entry in catalog.shipped(bases=True)])
             hint = f"did you mean `{near}`?" if near else "a path is taken relative to this file"
             self.add("E-RECIPE-014", f"{quoted(name)} is neither a file beside it nor a shipped recipe", spot, hint)
             return None
