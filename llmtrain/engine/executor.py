@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 
 from llmtrain.objectives.base import Loss, MicroBatch, Objective
+from llmtrain.parallel.apply import reshard
 from llmtrain.parallel.stage import Stage
 
 
@@ -50,8 +51,11 @@ class StageExecutor:
 
     def forward(self, batch: Sequence[MicroBatch], dtype: torch.dtype | None = None) -> list[Tensor]:
         """Outputs without gradients, the module in the mode it is in; collective under sharding."""
-        with torch.no_grad(), self.autocast(dtype):
-            return [self.output(self.to_device(micro_batch)) for micro_batch in batch]
+        try:
+            with torch.no_grad(), self.autocast(dtype):
+                return [self.output(self.to_device(micro_batch)) for micro_batch in batch]
+        finally:
+            reshard(self.stage)
 
     def forward_backward(
         self, batch: Sequence[MicroBatch], denominator: float, *, scale: float = 1.0,

@@ -12,36 +12,29 @@ from llmtrain.recipe.slots import ObjectiveConfig
 
 LARGE = 2**30
 """Bytes of fp32 logits of one forward above which `auto` leaves them out."""
-AFTER_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale", "dim_model_base")
-"""Settings of models that change logits after the head; those need the full logits."""
-
-
 def head_of(built: Built) -> nn.Linear | None:
-    """The linear head from hidden states to logits, None where there is none or logits are changed after it."""
-    model: Any = built.model
+    """The linear head from hidden states to logits, None where there is none."""
     if built.config is None:
         return None
-    settings = built.config.to_dict()
-    if any(settings.get(key) for key in AFTER_HEAD):
-        return None
+    model: Any = built.model
     head = model.get_output_embeddings()
     return head if isinstance(head, nn.Linear) else None
 
 
-def use_chunks(wanted: bool | str, built: Built, *, micro_tokens: int, objective: ObjectiveConfig) -> bool:
-    """Resolve `memory.chunked_loss`.
+def wants_chunks(wanted: bool | str, *, logits_bytes: int, objective: ObjectiveConfig) -> bool:
+    """Resolve `memory.chunked_loss` as far as sizes and the objective decide it.
 
     Raises:
-        Failure: `true` where the model or the objective needs full logits.
+        Failure: `true` where the objective needs full logits.
     """
     settings = objective.__dict__
     needs_logits = bool(settings.get("label_smoothing") or settings.get("z_loss"))
-    possible = head_of(built) is not None and not needs_logits
-    if wanted is True and not possible:
-        why = "the objective needs full logits" if needs_logits else "the model changes its logits after the head"
-        raise fail("E-RECIPE-009", f"chunked_loss is not possible: {why}", key="memory.chunked_loss", hint="auto")
+    if wanted is True and needs_logits:
+        raise fail(
+            "E-RECIPE-009", "chunked_loss is not possible: the objective needs full logits", key="memory.chunked_loss"
+        )
     if wanted == "auto":
-        return possible and micro_tokens * built.vocabulary * 4 > LARGE
+        return not needs_logits and logits_bytes > LARGE
     return bool(wanted)
 
 

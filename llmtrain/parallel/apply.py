@@ -3,11 +3,13 @@
 Sharding comes last, on whole weights: every rank built the same ones, so each keeps its slice without a message.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from llmtrain.parallel.mesh import Mesh
@@ -37,6 +39,27 @@ def apply(stage: Stage, mesh: Mesh, layout: Layout) -> None:
         for block in stage.blocks():
             fully_shard(block, mesh=mesh.grid, reshard_after_forward=layout.reshard)
         fully_shard(stage, mesh=mesh.grid, reshard_after_forward=False)
+
+
+def reshard(stage: Stage) -> None:
+    """Give gathered parameters back after a pass without a backward, which would have done it.
+
+    Until then the module shows gathered tensors whose memory may be gone.
+    """
+    for module in stage.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+@contextmanager
+def gathered_outside_blocks(stage: Stage) -> Iterator[None]:
+    """Parameters outside the blocks whole, so that the inner model may be called without the stage; collective."""
+    if isinstance(stage, FSDPModule):
+        stage.unshard()
+    try:
+        yield
+    finally:
+        reshard(stage)
 
 
 def _recompute(block: nn.Module) -> None:

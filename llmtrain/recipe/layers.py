@@ -8,9 +8,9 @@ from dataclasses import replace
 
 from llmtrain.errors import Failure, Place, Problem, quoted
 from llmtrain.recipe import places, scalars, suggest
-from llmtrain.recipe.nodes import List, Map, Node, Path, Scalar, Spot, dotted
+from llmtrain.recipe.nodes import List, Map, Node, Path, Plain, Scalar, Spot, dotted, from_plain
 from llmtrain.recipe.schema import Recipe
-from llmtrain.recipe.slots import COMMON_KEYS
+from llmtrain.recipe.slots import COMMON_KEYS, slot_table
 from llmtrain.recipe.types import BARE, keys_of, take_apart
 
 _KEY = re.compile(r"[A-Za-z_][\w-]*(\[\d{1,6}\])*(\.[A-Za-z_][\w-]*(\[\d{1,6}\])*)*")
@@ -31,7 +31,7 @@ def _section(node: Map, section: type) -> Map:
         item = take_apart(want.item).section if want.item is not None else None
         if keys[name].slot is not None:
             entries[name] = _bare(value, "name")
-        elif item in BARE:
+        elif item is not None and item in BARE:
             entries[name] = _bare_list(value, BARE[item])
         elif isinstance(value, Map) and want.section is not None:
             entries[name] = _section(value, want.section)
@@ -150,9 +150,9 @@ def write(tree: Map, path: Path, value: Node, spot: Spot) -> Map:
     if index is None:
         return merge(tree, normalise(_nested(path, value, spot)))
     head = path[:index]
-    below = _find(tree, head)
+    below = _find(tree, head) or _default_list(tree, head)
     if not isinstance(below, List):
-        raise _bad_index(f"{dotted(head)} is not set to a list by the recipe, so it has no item {path[index]}", spot)
+        raise _bad_index(f"{dotted(head)} is not a list in this recipe, so it has no item {path[index]}", spot)
     replaced = _set_item(below, path[index:], value, spot)
     return merge(tree, normalise(_nested(head, replaced, spot)))
 
@@ -162,8 +162,9 @@ def _set_item(below: List, path: Path, value: Node, spot: Spot) -> List:
     assert isinstance(position, int)
     count = len(below.items)
     if position >= count:
-        raise _bad_index(f"there is no item {position}: the list has {count} {'entry' if count == 1 else 'entries'}",
-                         spot)  # fmt: skip
+        raise _bad_index(
+            f"there is no item {position}: the list has {count} {'entry' if count == 1 else 'entries'}", spot
+        )
     items, rest = list(below.items), path[1:]
     if not rest:
         items[position] = value
@@ -201,6 +202,23 @@ def _find(tree: Node, path: Path) -> Node | None:
     return node
 
 
+def _default_list(tree: Map, path: Path) -> Node | None:
+    """A key's default where that is a list with items, so that `optimizer.betas[1]=0.99` needs no list written."""
+    section: type | None = Recipe
+    for depth, part in enumerate(path):
+        key = keys_of(section).get(str(part)) if section is not None else None
+        if key is None:
+            return None
+        if depth == len(path) - 1:
+            default: Plain = key.default
+            return from_plain(default, Spot(layer="default")) if isinstance(default, list) else None
+        section = take_apart(key.want).section
+        if key.slot is not None:
+            name = _word(_find(tree, (*path[: depth + 1], "name")), key.rules["default_name"])
+            section = slot_table(key.slot).get(name)
+    return None
+
+
 def _remove(node: Node | None, path: Path, whole: Path, spot: Spot) -> Node:
     part, rest = path[0], path[1:]
     if isinstance(node, Map) and isinstance(part, str) and part in node.entries:
@@ -215,12 +233,18 @@ def _remove(node: Node | None, path: Path, whole: Path, spot: Spot) -> Node:
         items[part : part + 1] = [_remove(items[part], rest, whole, spot)] if rest else []
         return replace(node, items=tuple(items))
     raise Failure(
-        Problem(id="E-CLI-003", message="nothing to remove: the recipe does not set it", key=dotted(whole),
-                place=spot.place(), hint="its default stands; KEY=null unsets a default")  # fmt: skip
+        Problem(
+            id="E-CLI-003",
+            message="nothing to remove: the recipe does not set it",
+            key=dotted(whole),
+            place=spot.place(),
+            hint="its default stands; KEY=null unsets a default",
+        )
     )
 
 
 def _bad_index(message: str, spot: Spot) -> Failure:
     hint = "write the whole list: KEY=[a, b]"
-    return Failure(Problem(id="E-CLI-003", message=message, key=spot.text.partition("=")[0], place=spot.place(),
-                           hint=hint))  # fmt: skip
+    return Failure(
+        Problem(id="E-CLI-003", message=message, key=spot.text.partition("=")[0], place=spot.place(), hint=hint)
+    )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llmtrain.errors import Failure, Problem, quoted
-from llmtrain.recipe import catalog, files, layers, places
+from llmtrain.recipe import catalog, files, layers, places, suggest
 from llmtrain.recipe.nodes import List, Map, Node, Scalar, Spot
 
 MAX_EXTENDS = 16
@@ -18,8 +18,8 @@ MAX_EXTENDS = 16
 class Loader:
     """Reads files once and remembers their text and every problem met on the way."""
 
-    texts: dict[str, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict[str, str])
+    problems: list[Problem] = field(default_factory=list[Problem])
 
     def load(self, file: Path, shown: str, above: tuple[Path, ...] = ()) -> Map:
         """The tree of a file over everything it extends; `allow_code` is not inherited (surface.md 8).
@@ -34,8 +34,8 @@ class Loader:
             base = self._base(name, spot, file, shown, (*above, file.resolve()))
             if base is not None:
                 merged = base if merged is None else layers.merge(merged, base)
-        own = layers.normalise(_without(tree, "extends"))
-        return own if merged is None else layers.merge(_without(merged, "allow_code"), own)
+        own = layers.normalise(without(tree, "extends"))
+        return own if merged is None else layers.merge(without(merged, "allow_code"), own)
 
     def _extends(self, tree: Map) -> list[tuple[str, Spot]]:
         node = tree.entries.get("extends")
@@ -58,7 +58,7 @@ class Loader:
     def _base(self, name: str, spot: Spot, file: Path, shown: str, above: tuple[Path, ...]) -> Map | None:
         found = _beside(name, file, shown) or _known(name)
         if found is None:
-            near = catalog.suggest.nearest(name, [entry.name for entry in catalog.shipped(bases=True)])
+            near = suggest.nearest(name, [entry.name for entry in catalog.shipped(bases=True)])
             hint = f"did you mean `{near}`?" if near else "a path is taken relative to this file"
             self.add("E-RECIPE-014", f"{quoted(name)} is neither a file beside it nor a shipped recipe", spot, hint)
             return None
@@ -76,13 +76,13 @@ class Loader:
 
 
 def _beside(name: str, file: Path, shown: str) -> tuple[Path, str] | None:
+    """A file named relative to the one that extends it, and its name in messages."""
+    if "\0" in name:
+        return None
     for candidate in (name, f"{name}.yaml"):
-        path = Path(os.path.normpath(file.parent / candidate)) if "\0" not in candidate else None
-        if path is not None and path.is_file() and path.resolve() != file.resolve():
-            folder = os.path.dirname(shown)
-            return path, candidate if os.path.isabs(candidate) else os.path.normpath(os.path.join(folder, candidate))
-        if path is not None and path.is_file() and candidate != f"{file.stem}":
-            return path, shown
+        path = file.parent / candidate
+        if path.is_file():
+            return path, os.path.normpath(Path(shown).parent / candidate)
     return None
 
 
@@ -91,6 +91,7 @@ def _known(name: str) -> tuple[Path, str] | None:
     return None if found is None else (found.file, f"{found.name}.yaml")
 
 
-def _without(tree: Map, name: str) -> Map:
+def without(tree: Map, name: str) -> Map:
+    """The map less one key."""
     entries = {key: value for key, value in tree.entries.items() if key != name}
     return replace(tree, entries=entries, keys={key: tree.keys[key] for key in entries})

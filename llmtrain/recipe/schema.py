@@ -255,7 +255,7 @@ class CheckpointSection:
     """Checkpoints of this cadence always stay."""
     best: BestMetric = option(BestMetric)
     """Which evaluation metric decides the best checkpoint."""
-    async_: bool = option(True, key="async")
+    async_: bool = option(default=True, key="async")
     """Write while training goes on."""
     final: Literal["best"] | bool = True
     """Write the final model: the last state, the best one, or none."""

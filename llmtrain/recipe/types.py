@@ -8,7 +8,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 from llmtrain.errors import fail
 from llmtrain.recipe.schema import Recipe, Source
@@ -28,6 +28,12 @@ class Key:
     rules: Mapping[str, Any]
     default: Any
     required: bool
+
+    @property
+    def section_default(self) -> type | None:
+        """The class of a default that is a section, not a value."""
+        kind = cast("type[Any]", type(self.default))
+        return kind if dataclasses.is_dataclass(kind) else None
 
     @property
     def slot(self) -> str | None:
@@ -88,7 +94,7 @@ def take_apart(want: Any) -> Want:  # noqa: ANN401 - a type form
         return Want(anything=True)
     if want is type(None):
         return Want(null=True)
-    if dataclasses.is_dataclass(want):
+    if isinstance(want, type) and dataclasses.is_dataclass(want):
         return Want(section=want)
     assert want in (str, int, float, bool), want
     return Want(values=(want,))

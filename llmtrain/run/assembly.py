@@ -18,9 +18,9 @@ from llmtrain.dist import Ranks
 from llmtrain.engine.evaluation import Evaluator
 from llmtrain.engine.executor import StageExecutor
 from llmtrain.engine.state import RunTensors, TrainState
-from llmtrain.errors import Failure, Problem
+from llmtrain.errors import Failure, Problem, fail
 from llmtrain.model.build import Built, TokenIds, build, check_length
-from llmtrain.model.scoring import ChunkedScorer, head_of, use_chunks
+from llmtrain.model.scoring import ChunkedScorer, head_of, wants_chunks
 from llmtrain.objectives.base import LogitsScorer, Objective
 from llmtrain.optim.groups import group_parameters
 from llmtrain.optim.update import Update
@@ -31,6 +31,7 @@ from llmtrain.recipe.compose import Composed
 from llmtrain.recipe.plan import Facts, Plan, plan
 from llmtrain.recipe.schema import Recipe
 from llmtrain.run.machine import FORMATS, Machine
+from llmtrain.run.probe import LEAK, chunks_agree, packs_leak
 from llmtrain.run.vocabulary import Vocabulary, resolve_model, vocabulary
 
 
@@ -117,7 +118,7 @@ def _order(recipe: Recipe, material: Material) -> Order:
 
 def assemble(
     composed: Composed, material: Material, machine: Machine, ranks: Ranks, *, training: bool, poll: Callable[[], None],
-    start_offset: int = 0,
+    notice: Callable[[str], None],
 ) -> Assembly:  # fmt: skip
     """Build everything; collective when there are several ranks.
 
@@ -128,25 +129,27 @@ def assemble(
         ranks: this process among its peers.
         training: whether an optimizer and training rows are needed.
         poll: called between micro-batches of an evaluation; may raise.
-        start_offset: the step at which the data begins anew (`data.resume: restart`).
+        notice: takes a line for the user.
 
     Raises:
         Failure: model, sizes or layout do not come out.
     """
     recipe = composed.recipe
-    planned = plan_rows(recipe, ranks.world, material)
-    mesh = make_mesh(planned, machine.device.type, ranks.rank)
     built = _build_model(recipe, material, machine)
     check_length(built.config, recipe.data.seq_len)
-    chunked = use_chunks(
-        recipe.memory.chunked_loss, built, micro_tokens=planned.micro_size * recipe.data.seq_len, objective=recipe.objective
-    )
-    stage = Stage(built.model, foreign=built.config is None, hidden=chunked)
+    stage = Stage(built.model, foreign=built.config is None)
+    if recipe.data.packing is not False and not _packs(recipe, stage, built, notice):
+        recipe = replace(recipe, data=replace(recipe.data, packing=False))
+        material = gather_material(recipe, progress=None, poll=poll)
+    planned = plan_rows(recipe, ranks.world, material)
+    mesh = make_mesh(planned, machine.device.type, ranks.rank)
+    chunked = stage.hidden = _chunks(recipe, stage, built, planned, notice)
     layout = Layout(
         recompute=recipe.memory.recompute == "full", compile=_compile(recipe), reshard=recipe.parallel.sharding == "full"
     )
     apply(stage, mesh, layout)
-    scorer = ChunkedScorer(head_of(built)) if chunked else LogitsScorer()
+    head = head_of(built)
+    scorer = ChunkedScorer(head) if chunked and head is not None else LogitsScorer()
     pad_to = recipe.data.seq_len if recipe.data.padding == "max_length" else None
     build_objective: Any = recipe.objective
     objective: Objective = build_objective.build(scorer, pad_id=material.vocabulary.tokenizer.eos_id, pad_to=pad_to)
@@ -156,7 +159,7 @@ def assemble(
     evaluator = _evaluator(recipe, material, planned, executor, objective, ranks, mesh, poll)
     loader = update = None
     if training:
-        loader = _loader(recipe, material, planned, mesh, objective, start_offset)
+        loader = _loader(recipe, material, planned, mesh, objective)
         update = _update(recipe, built, stage)
     return Assembly(
         plan=planned, material=material, mesh=mesh, built=built, stage=stage, objective=objective, executor=executor,
@@ -175,6 +178,41 @@ def _build_model(recipe: Recipe, material: Material, machine: Machine) -> Built:
     return replace(built, label=recipe.model.name or built.label)
 
 
+def _packs(recipe: Recipe, stage: Stage, built: Built, notice: Callable[[str], None]) -> bool:
+    """Whether packing keeps documents apart in this model; asked of the model itself.
+
+    Raises:
+        Failure: packing was asked for and leaks.
+    """
+    leak = packs_leak(stage, built.vocabulary)
+    if leak <= LEAK:
+        return True
+    text = f"{built.label} lets packed documents see each other (logits change by {leak:.1e})"
+    if recipe.data.packing is True:
+        raise fail("E-MODEL-002", text, key="data.packing", hint="data.packing: auto or false")
+    notice(f"{text}; packing is off")
+    return False
+
+
+def _chunks(recipe: Recipe, stage: Stage, built: Built, planned: Plan, notice: Callable[[str], None]) -> bool:
+    """Whether the loss is computed without full logits; only where it is the model's own loss.
+
+    Raises:
+        Failure: it was asked for and is not.
+    """
+    size = planned.micro_size * recipe.data.seq_len * built.vocabulary * 4
+    if not wants_chunks(recipe.memory.chunked_loss, logits_bytes=size, objective=recipe.objective):
+        return False
+    head = head_of(built)
+    if head is not None and chunks_agree(stage, head, built.vocabulary):
+        return True
+    text = "the loss without full logits is not this model's loss"
+    if recipe.memory.chunked_loss is True:
+        raise fail("E-MODEL-002", text, key="memory.chunked_loss", hint="memory.chunked_loss: auto")
+    notice(f"{text}; full logits are used")
+    return False
+
+
 def _compile(recipe: Recipe) -> dict[str, Any] | None:
     """`auto` is off on a CPU: compiling takes longer there than the short runs it would speed up."""
     wanted = recipe.speed.compile
@@ -186,13 +224,13 @@ def _compile(recipe: Recipe) -> dict[str, Any] | None:
 
 
 def _loader(
-    recipe: Recipe, material: Material, planned: Plan, mesh: Mesh, objective: Objective, start_offset: int
+    recipe: Recipe, material: Material, planned: Plan, mesh: Mesh, objective: Objective
 ) -> StepLoader:
     data = recipe.data
     return StepLoader(
         material.prepared.sources, _order(recipe, material), global_size=planned.global_size,
         micro_size=planned.micro_size, collate=objective.collate, ranks=mesh.data_ranks, rank=mesh.data_rank,
-        drop_last=data.drop_last, prefetch=data.prefetch, skip_steps=data.skip_steps, start_offset=start_offset,
+        drop_last=data.drop_last, prefetch=data.prefetch, skip_steps=data.skip_steps,
     )  # fmt: skip
 
 

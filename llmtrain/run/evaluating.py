@@ -5,7 +5,7 @@ from typing import Any
 
 from llmtrain import dist
 from llmtrain.doors import transformers as door
-from llmtrain.engine.events import EventBus, RunEnd
+from llmtrain.engine.events import EventBus, Notice, RunEnd
 from llmtrain.errors import fail
 from llmtrain.recipe.compose import Composed
 from llmtrain.run import RunOptions
@@ -21,7 +21,10 @@ def evaluate(composed: Composed, options: RunOptions, bus: EventBus) -> dict[str
     machine = choose(recipe)
     material = gather_material(recipe, progress=None, poll=None)
     ranks = dist.start(backend=machine.backend, timeout=recipe.launch.timeout)
-    assembly = assemble(composed, material, machine, ranks, training=False, poll=lambda: None)
+    assembly = assemble(
+        composed, material, machine, ranks, training=False, poll=lambda: None,
+        notice=lambda text: bus.emit(Notice(message=text, level="warning")),
+    )  # fmt: skip
     if assembly.evaluator is None:
         raise fail("E-DATA-008", "there are no evaluation rows", key="data.eval", hint="data.eval: {fraction: 0.05}")
     begun = time.perf_counter()

@@ -13,6 +13,7 @@ from llmtrain.doors import transformers as door
 from llmtrain.engine.events import EventBus
 from llmtrain.errors import fail
 from llmtrain.model.build import position_limit
+from llmtrain.parallel.apply import gathered_outside_blocks
 from llmtrain.recipe.compose import Composed
 from llmtrain.recipe.schema import Recipe
 from llmtrain.run import RunOptions
@@ -74,7 +75,7 @@ def sampler(recipe: Recipe, assembly: Assembly, ranks: Ranks) -> Callable[[], li
     settings = replace(_sampling(recipe), max_new_tokens=min(64, recipe.predict.max_new_tokens))
 
     def sample() -> list[dict[str, str]]:
-        with torch.random.fork_rng(devices=[]), assembly.executor.autocast():
+        with torch.random.fork_rng(devices=[]), assembly.executor.autocast(), gathered_outside_blocks(assembly.stage):
             results = generate.generate(
                 assembly.built.model, recipe.evaluate.samples.prompts, words, settings,
                 positions=position_limit(assembly.built.config),

@@ -130,7 +130,10 @@ def _on_ranks(
             raise KeyboardInterrupt
 
     recipe = composed.recipe
-    assembly = assemble(composed, material, machine, ranks, training=True, poll=poll)
+    assembly = assemble(
+        composed, material, machine, ranks, training=True, poll=poll,
+        notice=lambda text: bus.emit(Notice(message=text, level="warning")),
+    )  # fmt: skip
     place = _open_place(composed, options, ranks)
     folder = place.folder
     lock = folder.lock() if ranks.is_first else None
