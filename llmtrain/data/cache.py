@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -60,7 +60,9 @@ def reading_key(opened: OpenSource, hashes: list[str]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def entry_key(opened: OpenSource, hashes: list[str], tokenizer: Tokenizer, on_bad_row: str) -> str:
+def entry_key(
+    opened: OpenSource, hashes: list[str], tokenizer: Tokenizer, on_bad_row: str
+) -> str:
     """Name of the entry: everything that decides its bytes."""
     parts = [reading_key(opened, hashes), on_bad_row, DOCUMENT.descr]
     parts += [tokenizer.fingerprint, tokenizer.eos_id, tokenizer.vocab_size]
@@ -76,7 +78,10 @@ def find(root: Path, key: str) -> Entry | None:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         for name in ("tokens.bin", "documents.bin"):
             with open(folder / name, "rb") as handle:
-                if hashlib.file_digest(handle, "sha256").hexdigest() != meta["sha256"][name]:
+                if (
+                    hashlib.file_digest(handle, "sha256").hexdigest()
+                    != meta["sha256"][name]
+                ):
                     raise ValueError(name)
         tokens, documents = (
             _mapped(folder / "tokens.bin", np.dtype(meta["dtype"])),
@@ -126,9 +131,16 @@ def find_or_build(
     except OSError as error:
         id = "E-IO-001" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "E-FILE-005"
         hint = "LLMTRAIN_CACHE names another folder for the cache"
-        raise fail(id, f"the token cache cannot be written: {error.strerror}", file=str(root), hint=hint) from error
+        raise fail(
+            id,
+            f"the token cache cannot be written: {error.strerror}",
+            file=str(root),
+            hint=hint,
+        ) from error
     if found is None:
-        raise fail("E-DATA-020", "the token cache vanished while it was built", file=str(root))
+        raise fail(
+            "E-DATA-020", "the token cache vanished while it was built", file=str(root)
+        )
     return replace(found, was_there=False)
 
 
@@ -139,10 +151,12 @@ class _Workshop:
         self.final = parent / key
         self.folder = parent / f".{key[:12]}-{secrets.token_hex(4)}.tmp"
 
-    def __enter__(self) -> "_Workshop":
+    def __enter__(self) -> Self:
         self.folder.mkdir()
         self.lock = open(self.folder / "lock", "wb")
-        with suppress(OSError):  # a file system without locks: nothing is swept there either
+        with suppress(
+            OSError
+        ):  # a file system without locks: nothing is swept there either
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self
 
@@ -198,7 +212,10 @@ def _build(
     dtype, total = token_dtype(tokenizer), opened.size
     counts = {"documents": 0, "tokens": 0, "bytes": 0, "empty": 0, "bad_rows": 0}
     bad: list[dict[str, Any]] = []
-    with open(folder / "tokens.bin", "wb") as tokens_file, open(folder / "documents.bin", "wb") as documents_file:
+    with (
+        open(folder / "tokens.bin", "wb") as tokens_file,
+        open(folder / "documents.bin", "wb") as documents_file,
+    ):
         tokens, table = _HashedFile(tokens_file), _HashedFile(documents_file)
         for chunk in chunks:
             _note_bad(chunk.bad, on_bad_row, counts, bad)
@@ -213,11 +230,31 @@ def _build(
             if progress is not None:
                 progress(counts["bytes"], total)
     if not counts["documents"]:
-        skipped = f"; {counts['bad_rows']:,} bad rows were skipped" if counts["bad_rows"] else ""
-        raise fail("E-DATA-008", f"no document with text{skipped}", file=opened.source.path, key=opened.key)
-    sha256 = {"tokens.bin": tokens.digest.hexdigest(), "documents.bin": table.digest.hexdigest()}
-    meta = {"version": VERSION, "dtype": dtype.str, "sha256": sha256, "counts": counts, "bad": bad}
-    (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        skipped = (
+            f"; {counts['bad_rows']:,} bad rows were skipped"
+            if counts["bad_rows"]
+            else ""
+        )
+        raise fail(
+            "E-DATA-008",
+            f"no document with text{skipped}",
+            file=opened.source.path,
+            key=opened.key,
+        )
+    sha256 = {
+        "tokens.bin": tokens.digest.hexdigest(),
+        "documents.bin": table.digest.hexdigest(),
+    }
+    meta = {
+        "version": VERSION,
+        "dtype": dtype.str,
+        "sha256": sha256,
+        "counts": counts,
+        "bad": bad,
+    }
+    (folder / "meta.json").write_text(
+        json.dumps(meta, indent=1) + "\n", encoding="utf-8"
+    )
 
 
 def token_dtype(tokenizer: Tokenizer) -> np.dtype:
@@ -226,7 +263,10 @@ def token_dtype(tokenizer: Tokenizer) -> np.dtype:
 
 
 def _note_bad(
-    rows: list[tuple[int, BadRow]], on_bad_row: str, counts: dict[str, int], bad: list[dict[str, Any]]
+    rows: list[tuple[int, BadRow]],
+    on_bad_row: str,
+    counts: dict[str, int],
+    bad: list[dict[str, Any]],
 ) -> None:
     for file, row in rows:
         problem = row.problem
@@ -234,4 +274,11 @@ def _note_bad(
             raise Failure(problem)
         counts["bad_rows"] += 1
         if len(bad) < LISTED:
-            bad.append({"file": file, "row": problem.place.line, "id": problem.id, "message": problem.message})
+            bad.append(
+                {
+                    "file": file,
+                    "row": problem.place.line,
+                    "id": problem.id,
+                    "message": problem.message,
+                }
+            )

@@ -19,7 +19,9 @@ from llmtrain.data.documents import PIECE, BadRow, Piece
 from llmtrain.data.sources import OpenSource, documents
 from llmtrain.data.tokens import Tokenizer
 
-DOCUMENT = np.dtype([("end", "<i8"), ("hash", "<u8"), ("bytes", "<i8"), ("row", "<i8"), ("file", "<i8")])
+DOCUMENT = np.dtype(
+    [("end", "<i8"), ("hash", "<u8"), ("bytes", "<i8"), ("row", "<i8"), ("file", "<i8")]
+)
 """`end`: index after its last token; `hash` and `bytes`: of its UTF-8 text; `row`, `file`: where it stood."""
 CHUNK = PIECE
 """Characters handed to a thread at a time."""
@@ -62,7 +64,10 @@ def encoded(
         workers: threads that encode; any number gives the same ids.
         poll: called between chunks; may raise to stop.
     """
-    with _one_thread_each(), ThreadPoolExecutor(workers, thread_name_prefix="tokenise") as pool:
+    with (
+        _one_thread_each(),
+        ThreadPoolExecutor(workers, thread_name_prefix="tokenise") as pool,
+    ):
         flying: deque[Future[Encoded]] = deque()
         try:
             for chunk in _chunks(opened):
@@ -124,7 +129,9 @@ def _take(chunk: _Chunk, piece: Piece, size: int) -> None:
     chunk.bytes += size
 
 
-def _end(chunk: _Chunk, piece: Piece, file: int, digest: "hashlib._Hash", size: int) -> None:
+def _end(
+    chunk: _Chunk, piece: Piece, file: int, digest: "hashlib._Hash", size: int
+) -> None:
     """Close the document; one without any text leaves no tokens, not even its end."""
     if size == 0:
         chunk.texts.pop()
@@ -147,4 +154,6 @@ def _encode(chunk: _Chunk, tokenizer: Tokenizer) -> Encoded:
     table = np.zeros(len(chunk.table), DOCUMENT)
     for index, (pieces, value, size, row, file) in enumerate(chunk.table):
         table[index] = (until[pieces], value, size, row, file)
-    return Encoded(ids=ids, documents=table, bad=chunk.bad, bytes=chunk.bytes, empty=chunk.empty)
+    return Encoded(
+        ids=ids, documents=table, bad=chunk.bad, bytes=chunk.bytes, empty=chunk.empty
+    )

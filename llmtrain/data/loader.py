@@ -4,6 +4,7 @@ Separate because it has no state: a batch is a pure function of its step, so pre
 change what is trained on.
 """
 
+import math
 import queue
 import threading
 import time
@@ -76,8 +77,14 @@ class StepLoader:
             if window >= first - 1:
                 window += last - first + 1
         epoch, within = divmod(window, self.steps_per_epoch)
-        size = min(self.global_size, self.order.rows_per_epoch - within * self.global_size)
-        return epoch, epoch * self.order.rows_per_epoch + within * self.global_size, size
+        size = min(
+            self.global_size, self.order.rows_per_epoch - within * self.global_size
+        )
+        return (
+            epoch,
+            epoch * self.order.rows_per_epoch + within * self.global_size,
+            size,
+        )
 
     def where(self, step: int) -> tuple[int, int]:
         """(epoch, first sample) of a step."""
@@ -90,11 +97,22 @@ class StepLoader:
         drawn = self.order.window(first, size)
         stride = self.ranks * self.micro_size
         micro_batches = []
-        for start in range(self.rank * self.micro_size, -(-size // stride) * stride, stride):
-            rows = [self.sources[source].row(row) for source, row in drawn[start : start + self.micro_size]]
+        for start in range(
+            self.rank * self.micro_size, -(-size // stride) * stride, stride
+        ):
+            rows = [
+                self.sources[source].row(row)
+                for source, row in drawn[start : start + self.micro_size]
+            ]
             micro_batches.append(self.collate(rows))
         samples = list(range(first, first + size))
-        return Batch(step=step, epoch=epoch, micro_batches=micro_batches, samples=samples, rows=size)
+        return Batch(
+            step=step,
+            epoch=epoch,
+            micro_batches=micro_batches,
+            samples=samples,
+            rows=size,
+        )
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps start to stop - 1, made ahead; leaving the loop early ends the thread."""
@@ -133,7 +151,9 @@ class _Ahead:
     def __init__(self, loader: StepLoader, start: int, stop: int) -> None:
         self.loader = loader
         self.span = range(start, stop)
-        self.made: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=loader.prefetch)
+        self.made: queue.Queue[Batch | BaseException] = queue.Queue(
+            maxsize=loader.prefetch
+        )
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
 
@@ -155,7 +175,7 @@ class _Ahead:
             for step in self.span:
                 if not self._put(self.loader.batch(step)):
                     return
-        except BaseException as error:  # handed to the loop, which raises it
+        except BaseException as error:  # noqa: BLE001 - handed to the loop, which raises it
             self._put(error)
 
     def _put(self, item: Batch | BaseException) -> bool:
@@ -172,14 +192,22 @@ class _Ahead:
 class EvalLoader:
     """Micro-batches that hold each row exactly once over all ranks; every rank makes the same number of forwards."""
 
-    def __init__(self, source: RowSource, *, batch_size: int, collate: Collate, ranks: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self,
+        source: RowSource,
+        *,
+        batch_size: int,
+        collate: Collate,
+        ranks: int = 1,
+        rank: int = 0,
+    ) -> None:
         self.source = source
         self.batch_size = batch_size
         self.collate = collate
         self.ranks, self.rank = ranks, rank
 
     def __len__(self) -> int:
-        return -(-len(self.source) // (self.batch_size * self.ranks))
+        return math.ceil(len(self.source) / (self.batch_size * self.ranks))
 
     def __iter__(self) -> Iterator[Any]:
         for number in range(len(self)):

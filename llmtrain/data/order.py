@@ -73,7 +73,14 @@ class Order:
     is a window that moves on each epoch.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], *, seed: int, shuffle: bool) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        *,
+        seed: int,
+        shuffle: bool,
+    ) -> None:
         """
         Args:
             sizes: rows of each source.
@@ -81,8 +88,13 @@ class Order:
         """
         assert len(sizes) == len(weights)
         self.sizes = tuple(sizes)
-        self.draws = tuple(max(1, round(w * n)) if n else 0 for n, w in zip(sizes, weights, strict=True))
-        self.whole = tuple(d // n * n if n else 0 for n, d in zip(sizes, self.draws, strict=True))
+        self.draws = tuple(
+            max(1, round(w * n)) if n else 0
+            for n, w in zip(sizes, weights, strict=True)
+        )
+        self.whole = tuple(
+            d // n * n if n else 0 for n, d in zip(sizes, self.draws, strict=True)
+        )
         self.ends = np.cumsum(self.draws, dtype=np.int64)
         self.rows_per_epoch = int(sum(self.draws))
         self.seed = seed

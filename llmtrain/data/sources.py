@@ -52,7 +52,9 @@ class OpenSource:
     @property
     def size(self) -> int | None:
         """Bytes of all files, None where it says nothing about the text's."""
-        if any(kind_of(file) not in TEXTUAL or file.suffix in PACKED for file in self.files):
+        if any(
+            kind_of(file) not in TEXTUAL or file.suffix in PACKED for file in self.files
+        ):
             return None
         return sum(file.stat().st_size for file in self.files)
 
@@ -78,16 +80,35 @@ def open_source(source: Source, *, key: str, offline: bool = False) -> OpenSourc
     if set(source.columns) - {"text"}:
         other = next(iter(set(source.columns) - {"text"}))
         message = f"nothing reads a column called {quoted(other)}; this objective reads `text`"
-        raise fail("E-DATA-003", message, key=f"{key}.columns", hint="write `columns: {text: NAME_IN_THE_FILE}`")
+        raise fail(
+            "E-DATA-003",
+            message,
+            key=f"{key}.columns",
+            hint="write `columns: {text: NAME_IN_THE_FILE}`",
+        )
     if source.path.startswith("builtin:"):
         files = builtin_files(source.path, key=f"{key}.path")
         opened = OpenSource(name=name, source=source, key=key, files=tuple(files))
     elif source.path.startswith("hf://") or _is_hub_name(source.path):
-        data = hub.load(source.path, split=source.split, offline=offline, key=f"{key}.path")
-        return OpenSource(name=name, source=source, key=key, files=tuple(hub.content_files(data)), data=data)
+        data = hub.load(
+            source.path, split=source.split, offline=offline, key=f"{key}.path"
+        )
+        return OpenSource(
+            name=name,
+            source=source,
+            key=key,
+            files=tuple(hub.content_files(data)),
+            data=data,
+        )
     else:
         found, passed_over = _local_files(source, key)
-        opened = OpenSource(name=name, source=source, key=key, files=tuple(found), passed_over=passed_over)
+        opened = OpenSource(
+            name=name,
+            source=source,
+            key=key,
+            files=tuple(found),
+            passed_over=passed_over,
+        )
     _refuse_idle_keys(opened)
     return opened
 
@@ -110,26 +131,46 @@ def _local_files(source: Source, key: str) -> tuple[list[Path], int]:
         return _folder_files(path, key)
     found = [path]
     if not os.path.lexists(path) and glob.has_magic(source.path):
-        found = sorted(Path(file) for file in glob.glob(source.path, recursive=True) if not os.path.isdir(file))
+        found = sorted(
+            Path(file)
+            for file in glob.glob(source.path, recursive=True)
+            if not os.path.isdir(file)
+        )
         if not found:
-            raise fail("E-DATA-007", f"no file matches {quoted(source.path)}", key=f"{key}.path")
+            raise fail(
+                "E-DATA-007",
+                f"no file matches {quoted(source.path)}",
+                key=f"{key}.path",
+            )
     for file in found:
         open_regular(file).close()
         if source.documents == "auto" and kind_of(file) not in KNOWN:
             message = f"unknown file type {quoted(kind_of(file) or 'none')}"
             hint = "for plain text add `documents: file` (or `lines`); else convert it to .jsonl or .parquet"
-            raise fail("E-DATA-011", message, file=str(file), key=f"{key}.path", hint=hint)
+            raise fail(
+                "E-DATA-011", message, file=str(file), key=f"{key}.path", hint=hint
+            )
     return found, 0
 
 
 def _folder_files(folder: Path, key: str) -> tuple[list[Path], int]:
     """Files of known types at any depth, sorted by path, hidden ones left out; and the number of others."""
     below = [file for file in folder.rglob("*") if file.is_file()]
-    seen = [file for file in below if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    seen = [
+        file
+        for file in below
+        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
+    ]
     found = sorted(file for file in seen if kind_of(file) in KNOWN)
     if not found:
         hint = f"types read here: {' '.join(KNOWN)}, also with .gz or .zst"
-        raise fail("E-DATA-008", "the folder holds no file of a known type", file=str(folder), key=key, hint=hint)
+        raise fail(
+            "E-DATA-008",
+            "the folder holds no file of a known type",
+            file=str(folder),
+            key=key,
+            hint=hint,
+        )
     return found, len(seen) - len(found)
 
 
@@ -137,16 +178,26 @@ def _refuse_idle_keys(opened: OpenSource) -> None:
     """Nothing accepted is ignored: a key that no file of the source can use is an error."""
     source, kinds = opened.source, [kind_of(file) for file in opened.files]
     is_builtin = source.path.startswith("builtin:")
-    plain = [kind for kind in kinds if kind not in TEXTUAL[len(PLAIN) :] and kind not in BINARY]
+    plain = [
+        kind
+        for kind in kinds
+        if kind not in TEXTUAL[len(PLAIN) :] and kind not in BINARY
+    ]
     idle = {
         "split": source.split != "train",
         "columns": bool(source.columns) and (is_builtin or len(plain) == len(kinds)),
-        "encoding": source.encoding is not None and (is_builtin or all(kind in BINARY for kind in kinds)),
+        "encoding": source.encoding is not None
+        and (is_builtin or all(kind in BINARY for kind in kinds)),
         "documents": source.documents != "auto" and (is_builtin or not plain),
     }
     for name, unused in idle.items():
         if unused:
-            raise fail("E-RECIPE-009", "has no meaning for this source", key=f"{opened.key}.{name}", hint="take it out")
+            raise fail(
+                "E-RECIPE-009",
+                "has no meaning for this source",
+                key=f"{opened.key}.{name}",
+                hint="take it out",
+            )
     if source.encoding is not None:
         named_encoding(source.encoding, key=f"{opened.key}.encoding")
 
@@ -170,9 +221,14 @@ def documents(opened: OpenSource) -> Iterator[tuple[int, Piece | BadRow]]:
     """
     source = opened.source
     if opened.data is not None:
-        yield from ((0, piece) for piece in hub.documents(opened.data, source.path, column_of(source)))
+        yield from (
+            (0, piece)
+            for piece in hub.documents(opened.data, source.path, column_of(source))
+        )
     elif source.path.startswith("builtin:"):
-        yield from ((0, piece) for piece in builtin_documents(source.path, list(opened.files)))
+        yield from (
+            (0, piece) for piece in builtin_documents(source.path, list(opened.files))
+        )
     else:
         for index, file in enumerate(opened.files):
             yield from ((index, item) for item in file_documents(file, source))
@@ -192,7 +248,9 @@ def file_documents(path: Path, source: Source) -> Iterator[Piece | BadRow]:
                 yield value
                 continue
             text = text_of(value, column_of(source), file=file, line=row)
-            yield from [text] if isinstance(text, BadRow) else cut([text], file=file, row=row)
+            yield from (
+                [text] if isinstance(text, BadRow) else cut([text], file=file, row=row)
+            )
     elif source.documents == "lines":
         yield from _line_documents(_text(path, source), file)
     else:
@@ -207,7 +265,9 @@ def _rows(path: Path, kind: str, source: Source) -> Iterator[tuple[int, Any]]:
         case ".arrow":
             return arrow_rows(path, file, column)
         case ".csv" | ".tsv":
-            return csv_rows(_text(path, source), file, column, "," if kind == ".csv" else "\t")
+            return csv_rows(
+                _text(path, source), file, column, "," if kind == ".csv" else "\t"
+            )
         case ".json":
             return json_values(_text(path, source), file)
         case _:
@@ -233,7 +293,11 @@ def _line_documents(chunks: Iterator[str], file: str) -> Iterator[Piece | BadRow
             yield too_long(file, number, "the line")
         elif line.strip():
             text = checked(line.rstrip("\n"), file=file, line=number)
-            yield from [text] if isinstance(text, BadRow) else cut([text], file=file, row=number)
+            yield from (
+                [text]
+                if isinstance(text, BadRow)
+                else cut([text], file=file, row=number)
+            )
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

@@ -31,7 +31,9 @@ def open_regular(path: Path) -> BufferedReader:
     except OSError as error:
         if path.exists() and not path.is_file():
             raise fail("E-FILE-004", "not a regular file", file=str(path)) from error
-        raise fail("E-FILE-002", f"cannot be read: {error.strerror}", file=str(path)) from error
+        raise fail(
+            "E-FILE-002", f"cannot be read: {error.strerror}", file=str(path)
+        ) from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise fail("E-FILE-004", "not a regular file", file=str(path))
@@ -59,7 +61,9 @@ def _plain(handle: BinaryIO, shown: str) -> Iterator[bytes]:
         while chunk := handle.read(CHUNK):
             yield chunk
     except OSError as error:
-        raise fail("E-FILE-002", f"cannot be read: {error.strerror}", file=shown) from error
+        raise fail(
+            "E-FILE-002", f"cannot be read: {error.strerror}", file=shown
+        ) from error
 
 
 def _gunzip(handle: BinaryIO, shown: str) -> Iterator[bytes]:
@@ -85,7 +89,11 @@ def _unzstd(handle: BinaryIO, shown: str) -> Iterator[bytes]:
                     yield chunk
                 packed = b""
                 if reader.eof:
-                    packed, reader, started = reader.unused_data, context.decompressobj(), False
+                    packed, reader, started = (
+                        reader.unused_data,
+                        context.decompressobj(),
+                        False,
+                    )
     except zstandard.ZstdError as error:
         raise _damaged(shown, "zstd", error) from error
     if started or handle.tell() == 0:
@@ -94,7 +102,10 @@ def _unzstd(handle: BinaryIO, shown: str) -> Iterator[bytes]:
 
 def _damaged(shown: str, kind: str, error: Exception) -> Failure:
     return fail(
-        "E-DATA-012", f"damaged {kind} file: {error}"[:200], file=shown, hint="unpack it by hand, or get it anew"
+        "E-DATA-012",
+        f"damaged {kind} file: {error}"[:200],
+        file=shown,
+        hint="unpack it by hand, or get it anew",
     )
 
 
@@ -105,7 +116,12 @@ def _guarded(chunks: Iterator[bytes], size: int, shown: str) -> Iterator[bytes]:
         seen += len(chunk)
         if seen > BOMB_SIZE and seen > BOMB_RATIO * size:
             message = f"{size:,} packed bytes unpack to more than {seen:,}: this looks like a decompression bomb"
-            raise fail("E-DATA-010", message, file=shown, hint="unpack it by hand if it is meant")
+            raise fail(
+                "E-DATA-010",
+                message,
+                file=shown,
+                hint="unpack it by hand if it is meant",
+            )
         yield chunk
 
 

@@ -16,7 +16,9 @@ ROWS = 256
 """Rows of a table in memory at a time."""
 
 
-def csv_rows(chunks: Iterator[str], file: str, column: str, delimiter: str) -> Iterator[tuple[int, Any]]:
+def csv_rows(
+    chunks: Iterator[str], file: str, column: str, delimiter: str
+) -> Iterator[tuple[int, Any]]:
     """(1-based line a row starts on, {column: text} or BadRow) for each row; the first row names the columns.
 
     Raises:
@@ -58,7 +60,7 @@ class _Lines:
         return line
 
 
-def _records(reader: Any, source: _Lines, file: str) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401 - csv's type
+def _records(reader: Any, source: _Lines, file: str) -> Iterator[tuple[int, list[str]]]:
     while True:
         start = source.number + 1
         try:
@@ -89,7 +91,12 @@ def _bad_quoting(error: csv.Error, file: str, line: int) -> Failure:
 
 def _header(row: list[str], column: str, file: str, line: int) -> int:
     if row.count(column) > 1:
-        raise fail("E-DATA-009", f"column {quoted(column)} stands twice in the header", file=file, line=line)
+        raise fail(
+            "E-DATA-009",
+            f"column {quoted(column)} stands twice in the header",
+            file=file,
+            line=line,
+        )
     if column not in row:
         raise Failure(missing_column(column, row, Place(file=file, line=line)))
     return row.index(column)
@@ -106,7 +113,9 @@ def parquet_rows(path: Path, file: str, column: str) -> Iterator[tuple[int, Any]
     with open_regular(path) as handle, _table_errors(file, "parquet"):
         table = parquet.ParquetFile(handle)
         _check_column(table.schema_arrow, column, file)
-        batches = table.iter_batches(batch_size=ROWS, columns=[column], use_threads=False)
+        batches = table.iter_batches(
+            batch_size=ROWS, columns=[column], use_threads=False
+        )
         yield from _column_rows(batches, column, file)
 
 
@@ -127,7 +136,7 @@ def arrow_rows(path: Path, file: str, column: str) -> Iterator[tuple[int, Any]]:
         yield from _column_rows(batches, column, file)
 
 
-class _table_errors:  # noqa: N801 - used as a function
+class _table_errors:
     """Context that turns pyarrow's errors into ours."""
 
     def __init__(self, file: str, kind: str) -> None:
@@ -137,13 +146,17 @@ class _table_errors:  # noqa: N801 - used as a function
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    def __exit__(
+        self, kind: object, error: BaseException | None, trace: object
+    ) -> None:
         import pyarrow
 
         if isinstance(error, (pyarrow.ArrowException, OSError)):
             text = str(error).split("\n")[0]
             message = f"not a readable {self.kind} file: {text}"[:200]
-            raise fail("E-DATA-005", message, file=self.file, hint="is the file whole?") from error
+            raise fail(
+                "E-DATA-005", message, file=self.file, hint="is the file whole?"
+            ) from error
 
 
 def _check_column(schema: "pyarrow.Schema", column: str, file: str) -> None:
@@ -153,15 +166,29 @@ def _check_column(schema: "pyarrow.Schema", column: str, file: str) -> None:
     if count == 0:
         raise Failure(missing_column(column, schema.names, Place(file=file)))
     if count > 1:
-        raise fail("E-DATA-009", f"column {quoted(column)} stands twice in the schema", file=file)
+        raise fail(
+            "E-DATA-009",
+            f"column {quoted(column)} stands twice in the schema",
+            file=file,
+        )
     kind = schema.field(column).type
     inner = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-    texts = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
+    texts = (
+        pyarrow.types.is_string,
+        pyarrow.types.is_large_string,
+        pyarrow.types.is_string_view,
+    )
     if not any(is_text(inner) for is_text in texts):
-        raise fail("E-DATA-004", f"column {quoted(column)} must be text, got {kind}"[:200], file=file)
+        raise fail(
+            "E-DATA-004",
+            f"column {quoted(column)} must be text, got {kind}"[:200],
+            file=file,
+        )
 
 
-def _column_rows(batches: Iterator[Any], column: str, file: str) -> Iterator[tuple[int, Any]]:
+def _column_rows(
+    batches: Iterator[Any], column: str, file: str
+) -> Iterator[tuple[int, Any]]:
     row = 0
     for batch in batches:
         values = batch.column(batch.schema.get_field_index(column))

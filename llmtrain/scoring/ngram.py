@@ -26,7 +26,11 @@ _BUCKETS = 8
 
 
 def baselines(
-    train: RowSource, held_out: RowSource, tokenizer: Tokenizer, *, cache: Path | None = None
+    train: RowSource,
+    held_out: RowSource,
+    tokenizer: Tokenizer,
+    *,
+    cache: Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """`1-gram` (add-one smoothing) and `3-gram` (linear interpolation), each with `loss` in nats a target,
     `bits_per_byte` of the targets' UTF-8 text, `targets`, and `counted`, the training targets counted.
@@ -37,7 +41,13 @@ def baselines(
     Args:
         cache: folder of the cache; results are kept there by fingerprint.
     """
-    parts = [_VERSION, COUNTED, train.fingerprint, held_out.fingerprint, tokenizer.fingerprint]
+    parts = [
+        _VERSION,
+        COUNTED,
+        train.fingerprint,
+        held_out.fingerprint,
+        tokenizer.fingerprint,
+    ]
     name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40] + ".json"
     path = cache / "baselines" / name if cache is not None else None
     if path is not None and path.is_file():
@@ -63,7 +73,9 @@ class _Targets:
     second: np.ndarray
 
 
-def _measure(train: RowSource, held_out: RowSource, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
+def _measure(
+    train: RowSource, held_out: RowSource, tokenizer: Tokenizer
+) -> dict[str, dict[str, float]]:
     stride = max(1, -(-train.tokens // COUNTED))
     rows = [_targets(train.row(index)) for index in range(0, len(train), stride)]
     fitted_on = _joined(rows[9::10] or rows)
@@ -71,8 +83,14 @@ def _measure(train: RowSource, held_out: RowSource, tokenizer: Tokenizer) -> dic
     weights = _fit(_Model(counted_on, tokenizer.vocab_size), fitted_on)
     model = _Model(_joined(rows), tokenizer.vocab_size)
     tested = _joined([_targets(held_out.row(index)) for index in range(len(held_out))])
-    probabilities = {"1-gram": model.unigram(tested), "3-gram": _mixed(model.parts(tested), weights)}
-    count, size = len(tested.target), max(1, int(tokenizer.token_bytes()[tested.target].sum()))
+    probabilities = {
+        "1-gram": model.unigram(tested),
+        "3-gram": _mixed(model.parts(tested), weights),
+    }
+    count, size = (
+        len(tested.target),
+        max(1, int(tokenizer.token_bytes()[tested.target].sum())),
+    )
     out = {}
     for name, values in probabilities.items():
         nats = float(-np.log(values).sum())
@@ -141,7 +159,9 @@ class _Model:
         context = np.where(data.second >= 0, self._pair(data.second, data.first), -1)
         seen = self.contexts.of(context)
         pairs = self.twos.of(self._pair(data.first, data.target))
-        triples = np.where(context >= 0, self.threes.of(self._pair(context, data.target)), 0)
+        triples = np.where(
+            context >= 0, self.threes.of(self._pair(context, data.target)), 0
+        )
         one, before = self.unigram(data), self.firsts[data.first]
         two = np.where(before > 0, pairs / np.maximum(before, 1), one)
         three = np.where(seen > 0, triples / np.maximum(seen, 1), two)
@@ -156,7 +176,16 @@ def _fit(model: _Model, data: _Targets) -> np.ndarray:
     for _ in range(_ROUNDS):
         shares = weights[bucket].T * parts
         shares /= shares.sum(axis=0)
-        sums = np.stack([np.bincount(bucket, weights=share, minlength=_BUCKETS) for share in shares], axis=1) + 1e-3
+        sums = (
+            np.stack(
+                [
+                    np.bincount(bucket, weights=share, minlength=_BUCKETS)
+                    for share in shares
+                ],
+                axis=1,
+            )
+            + 1e-3
+        )
         weights = sums / sums.sum(axis=1, keepdims=True)
     return weights
 

@@ -16,11 +16,24 @@ def test_a_permutation_hits_each_index_once(n: int) -> None:
 
 def test_many_equals_at() -> None:
     permutation = Permutation(997, key=5)
-    assert permutation.many(np.arange(997)).tolist() == [permutation.at(index) for index in range(997)]
+    assert permutation.many(np.arange(997)).tolist() == [
+        permutation.at(index) for index in range(997)
+    ]
 
 
 def test_a_permutation_is_the_same_on_every_machine() -> None:
-    assert [Permutation(10, key=1).at(index) for index in range(10)] == [6, 1, 3, 4, 2, 5, 0, 9, 8, 7]
+    assert [Permutation(10, key=1).at(index) for index in range(10)] == [
+        6,
+        1,
+        3,
+        4,
+        2,
+        5,
+        0,
+        9,
+        8,
+        7,
+    ]
     assert Permutation(10**12, key=7).at(10**11) == 473755941991
     big = Permutation(10**12, key=7)
     assert len({big.at(index) for index in range(10**12 - 500, 10**12)}) == 500
@@ -33,14 +46,18 @@ def test_each_row_comes_once_an_epoch(n: int, shuffle: bool) -> None:
     for epoch in range(3):
         draws = [order.draw(epoch * 3 * n + index) for index in range(3 * n)]
         assert Counter(draws) == Counter(
-            [(0, row, epoch) for row in range(n)] + [(1, row, epoch) for row in range(2 * n)]
+            [(0, row, epoch) for row in range(n)]
+            + [(1, row, epoch) for row in range(2 * n)]
         )
         if not shuffle:
             assert [draw[:2] for draw in draws[:n]] == [(0, row) for row in range(n)]
 
 
 def test_epochs_and_seeds_differ() -> None:
-    order, other = Order([100], [1.0], seed=1, shuffle=True), Order([100], [1.0], seed=2, shuffle=True)
+    order, other = (
+        Order([100], [1.0], seed=1, shuffle=True),
+        Order([100], [1.0], seed=2, shuffle=True),
+    )
     first = [row for _, row in order.window(0, 100)]
     assert first != [row for _, row in order.window(100, 100)]
     assert first != [row for _, row in other.window(0, 100)]
@@ -66,6 +83,12 @@ def test_weights_multiply_rows(shuffle: bool) -> None:
 def test_seeking_far_equals_walking_there() -> None:
     order = Order([1000, 37], [1.0, 2.5], seed=9, shuffle=True)
     walked = [order.draw(index) for index in range(5000)]
-    assert Order([1000, 37], [1.0, 2.5], seed=9, shuffle=True).draw(4321) == walked[4321]
+    assert (
+        Order([1000, 37], [1.0, 2.5], seed=9, shuffle=True).draw(4321) == walked[4321]
+    )
     source, row, epoch = order.draw(10**12)
-    assert (source in (0, 1), row < 1000, epoch) == (True, True, 10**12 // order.rows_per_epoch)
+    assert (source in (0, 1), row < 1000, epoch) == (
+        True,
+        True,
+        10**12 // order.rows_per_epoch,
+    )
