@@ -173,6 +173,7 @@ def announce(folder: RunFolder, final: Path, *, late: bool) -> None:
 def _write_manifest(draft: Draft, durable: bool) -> None:
     if draft.folder.metrics.exists():
         files.sync_file(draft.folder.metrics)
+        files.sync_folder(draft.folder.path)
     if draft.metrics_length > (draft.folder.metrics.stat().st_size if draft.folder.metrics.exists() else 0):
         raise OSError(errno.EIO, f"shorter than {draft.metrics_length} bytes", str(draft.folder.metrics))
     listed = {}

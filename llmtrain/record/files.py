@@ -260,6 +260,8 @@ def append_text(path: Path, data: bytes, *, sync: bool = False) -> None:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    if sync and not length:
+        sync_folder(path.parent)
 
 
 def repair_lines(path: Path) -> int:

@@ -74,6 +74,35 @@ def test_kill_before_every_call(template: Path, tmp_path: Path, asynchronous: bo
         check(folder, before)
 
 
+def test_kill_before_every_call_of_the_first_save(tmp_path: Path) -> None:
+    """Nothing or everything of it is there, and the run goes on in its own folder."""
+    template = RunFolder.create(tmp_path, "new").path
+
+    def first_save(path: Path) -> None:
+        folder = RunFolder.open(path)
+        with folder.lock():
+            train(folder, resume(folder)[0], 1, 1)
+
+    counted = copied(template, tmp_path / "count")
+    with Faults() as faults:
+        first_save(counted.path)
+    for number, call in enumerate(faults.trace, 1):
+        folder = copied(template, tmp_path / f"{number}")
+
+        def killed(path: Path = folder.path, number: int = number) -> None:
+            with Faults(number):
+                first_save(path)
+
+        assert os.WTERMSIG(in_child(killed)) == signal.SIGKILL, call
+        verified = good(folder)
+        with folder.lock():
+            saver, toy, restored = resume(folder)
+            assert (restored is not None) == bool(verified) and toy.same_as(Toy(len(verified))), call
+            metrics.cut(folder.metrics, restored.metrics_length if restored else 0, folder.logs / "dropped.jsonl")
+            train(folder, saver, toy.step + 1, 2)
+        assert good(folder)[0] >= 2 - len(verified), call
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
 @pytest.mark.parametrize("again", [False, True], ids=["once", "ever"])
 def test_errno_at_every_call(template: Path, tmp_path: Path, code: int, again: bool) -> None:
