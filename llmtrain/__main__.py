@@ -1,11 +1,9 @@
 """`python -m llmtrain`: the same program as `llmtrain`, and what each launched rank runs."""
 
-import sys
-
 from llmtrain.launch.rank import bind_to_launcher
 
 bind_to_launcher()
 
-from llmtrain.cli.app import main  # noqa: E402 - the rank must be bound to its launcher before anything slow
+from llmtrain.cli.app import entry  # noqa: E402 - the rank must be bound to its launcher before anything slow
 
-sys.exit(main())
+entry()

@@ -2,10 +2,12 @@
 
 import difflib
 import importlib
+import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -13,7 +15,8 @@ from typer.core import TyperGroup
 from llmtrain import __version__
 from llmtrain.cli import arguments, ending, streams
 from llmtrain.cli.arguments import COMPOSING, EVALUATING, REPORTING, TRAINING, Request
-from llmtrain.errors import Exit, Failure, escape, fail
+from llmtrain.dist import launched_world
+from llmtrain.errors import Exit, Failure, Terminated, escape, fail
 
 app = typer.Typer(
     name="llmtrain", rich_markup_mode=None, add_completion=False, no_args_is_help=False, suggest_commands=False,
@@ -132,7 +135,8 @@ def usage_failure(error: typer.TyperException, words: Sequence[str]) -> Failure:
 def _nearest(wrong: str, words: Sequence[str]) -> str | None:
     command, _, _ = _leaf(list(words))
     if wrong.startswith("-"):
-        known = [name for parameter in command.params for name in parameter.opts if name.startswith("-")]
+        options = [name for parameter in command.params for name in parameter.opts]
+        known = ["--help", *(name for name in options if name.startswith("-"))]
         if "." in wrong:
             return f"keys of the recipe are written without dashes: `{wrong.lstrip('-')}=VALUE`"
     else:
@@ -155,7 +159,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Failure as failure:
         code = report.failure(failure)
     except KeyboardInterrupt:
-        code = report.interrupted()
+        code = report.interrupted(Exit.INTERRUPTED, "interrupted")
+    except Terminated:
+        code = report.interrupted(Exit.TERMINATED, "terminated before there was anything to save")
     except streams.ReaderLeft:
         code = int(Exit.OK)
     except Exception as error:  # noqa: BLE001 - the last resort: a bug of ours becomes one line and a crash file
@@ -164,15 +170,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _invoke(words: list[str]) -> int:
+    """Parse and run; not through Typer's own `main`, which answers a broken pipe anywhere in a run with exit code 1."""
+    command, path, rest = _leaf(arguments.rewrite_resume(words))
     try:
-        command, path, rest = _leaf(arguments.rewrite_resume(words))
-        value = command.main(args=rest, prog_name=" ".join(path), standalone_mode=False, obj=tuple(words))
-    except typer.Abort as stop:
-        raise KeyboardInterrupt from stop
+        with command.make_context(" ".join(path), rest, obj=tuple(words)) as context:
+            code = int(command.invoke(context) or 0)
+    except typer.Exit as end:
+        code = end.exit_code
     except typer.TyperException as error:
         raise usage_failure(error, words) from error
-    ending.leave(int(value or 0))
-    return int(value or 0)
+    ending.leave(code)
+    return code
 
 
 def _leaf(words: list[str]) -> tuple[Any, list[str], list[str]]:
@@ -185,6 +193,10 @@ def _leaf(words: list[str]) -> tuple[Any, list[str], list[str]]:
     return command, path, rest
 
 
-def entry() -> None:
-    """The console script."""
-    sys.exit(main())
+def entry() -> NoReturn:
+    """The console script, and `python -m llmtrain`."""
+    code = main()
+    if code != Exit.OK and launched_world()[2] > 1:
+        logging.shutdown()
+        os._exit(code)  # peers may be gone: finalisers of the process group would wait for them
+    sys.exit(code)

@@ -6,6 +6,7 @@ On anything but a terminal it writes plain lines, one a log step, that `grep` ca
 import json
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -151,7 +152,15 @@ class View:
         """Labelled lines, aligned."""
         width = max((len(label) for label in lines), default=0)
         for label, text in lines.items():
-            self.say(f"  {label:<{width}}  {escape(text)}")
+            first, rest = f"  {label:<{width}}  ", " " * (width + 4)
+            for line in self.fold(escape(text), len(rest)):
+                self.say(first + line)
+                first = rest
+
+    def fold(self, text: str, indent: int) -> list[str]:
+        """The text as it stands; a file has no width."""
+        del indent
+        return [text]
 
     def close(self) -> None:
         """Nothing is left open."""
@@ -172,6 +181,11 @@ class LiveView(View):
     def say(self, text: str, style: str = "") -> None:
         """Printed above the live line."""
         self._guard(lambda: self.console.print(Text(text, style=style), soft_wrap=True))
+
+    def fold(self, text: str, indent: int) -> list[str]:
+        """Words wrapped to the terminal; words with two spaces between them stay columns."""
+        room = max(20, self.console.width - indent - 1)
+        return textwrap.wrap(text, room, break_long_words=False, break_on_hyphens=False, drop_whitespace=True) or [""]
 
     def warn(self, text: str) -> None:
         """Printed above the live line, in yellow."""

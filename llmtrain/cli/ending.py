@@ -32,14 +32,13 @@ class Report:
 
     json: bool
     debug: bool
-    started: bool
 
     @classmethod
     def of(cls, words: Sequence[str]) -> "Report":
         """Read the reporting options before parsing, because parsing itself can fail."""
         pairs = [*zip(words, words[1:], strict=False), *(word.split("=", 1) for word in words if "=" in word)]
         as_json = any(tuple(pair) == ("--error-format", "json") for pair in pairs)
-        return cls(json=as_json, debug="--debug" in words, started=bool(words) and words[0] in ("train", "run"))
+        return cls(json=as_json, debug="--debug" in words)
 
     def failure(self, failure: Failure, *, kind: str = "own") -> int:
         """Print every problem; the first one's exit code."""
@@ -54,12 +53,12 @@ class Report:
             console.show_problems(failure.problems, as_json=self.json, started=code not in (Exit.INPUT, Exit.NO_FIT))
         return code
 
-    def interrupted(self) -> int:
-        """Ctrl-C before there was anything to save."""
-        rank.record_exit(int(Exit.INTERRUPTED))
+    def interrupted(self, code: Exit, text: str) -> int:
+        """A signal came before there was anything to save, or Ctrl-C came twice."""
+        rank.record_exit(int(code))
         if self._speaks("own"):
-            streams.say("interrupted")
-        return int(Exit.INTERRUPTED)
+            streams.say(text)
+        return int(code)
 
     def crash(self, error: Exception) -> int:
         """A bug of ours: one line and a file with the traceback."""

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +44,7 @@ def show(request: Request) -> None:
         streams.result_json({"path": str(folder.path), "run": status, "result": result, **run_row(folder)})
         return
     values = {"path": folder.path, **status, **{key: value for key, value in result.items() if key not in status}}
-    lines = [(key, value) for key, value in values.items() if not isinstance(value, dict | list) and value is not None]
+    lines = list(_flat(values))
     width = max(len(key) for key, _ in lines)
     streams.result("".join(f"{key:<{width}}  {escape(str(value))}\n" for key, value in lines))
     if status.get("state") in ("stopped", "error", "running"):
@@ -112,11 +112,21 @@ def _checkpoint_row(item: "Candidate") -> dict[str, Any]:
 def run_row(folder: "RunFolder") -> dict[str, Any]:
     """The columns of `runs list` for one run."""
     status, result = _json(folder.path / "run.json"), _json(folder.path / "result.json")
-    updated = status.get("updated")
+    updated, trained = status.get("updated"), result.get("train")
+    loss = trained.get("loss") if isinstance(trained, dict) else None
     return {
         "id": status.get("id", folder.path.name), "mode": status.get("mode"), "state": status.get("state"),
-        "step": status.get("step"), "loss": status.get("loss", result.get("loss")), "updated": updated, "age": updated,
+        "step": status.get("step"), "loss": loss, "updated": updated, "age": updated,
     }  # fmt: skip
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Name and value of everything but lists and nothing; `train.loss` for what lies deeper."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif value is not None and not isinstance(value, list):
+            yield prefix + key, value
 
 
 def _one(request: Request, what: str) -> str | None:
