@@ -244,7 +244,7 @@ class SaveJob:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until the thread has nothing more to do, or for `timeout` seconds; whether it has."""
-        running = [future for future in (self._write, self._commit) if future is not None]
+        running: list[Future[Any]] = [self._write] if self._commit is None else [self._write, self._commit]
         return not futures.wait(running, timeout).not_done
 
     def abandon(self) -> None:

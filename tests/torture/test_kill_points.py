@@ -103,8 +103,14 @@ def test_kill_before_every_call_of_the_first_save(tmp_path: Path) -> None:
         assert good(folder)[0] >= 2 - len(verified), call
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
-@pytest.mark.parametrize("again", [False, True], ids=["once", "ever"])
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [
+        pytest.param(errno.ENOSPC, False, id="full-once"), pytest.param(errno.EIO, True, id="broken-ever"),
+        pytest.param(errno.ENOSPC, True, id="full-ever", marks=pytest.mark.slow),
+        pytest.param(errno.EIO, False, id="broken-once", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_errno_at_every_call(template: Path, tmp_path: Path, code: int, again: bool) -> None:
     calls = calls_of_a_save(template, tmp_path, True)
     before = good(RunFolder.open(template))

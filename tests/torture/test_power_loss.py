@@ -10,9 +10,15 @@ from llmtrain.record.folder import RunFolder
 from tests.torture.power import Data, Disk, Names, survive
 from tests.torture.training import Toy, checkpointer, good, resume
 
+SMOKE = {("reverted", "dropped"), ("kept", "cut"), ("kept", "zeroed")}
+CASES = [
+    pytest.param(names, data, marks=() if (names, data) in SMOKE else pytest.mark.slow)
+    for names in get_args(Names)
+    for data in get_args(Data)
+]
 
-@pytest.mark.parametrize("names", get_args(Names))
-@pytest.mark.parametrize("data", get_args(Data))
+
+@pytest.mark.parametrize(("names", "data"), CASES)
 def test_power_loss_after_every_call(names: Names, data: Data, tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, "toy")
     states: list[tuple[str, Path, int]] = []

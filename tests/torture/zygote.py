@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 MODULES = ("torch", "torch.distributed.checkpoint", "torch.distributed.fsdp", "transformers")
 ENTRY = "llmtrain.cli.app:main"
@@ -104,7 +105,7 @@ class Zygote:
         self._server.stdin.close()
         self._server.wait(30)
 
-    def __enter__(self) -> "Zygote":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
