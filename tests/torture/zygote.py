@@ -101,9 +101,10 @@ class Zygote:
 
     def close(self) -> None:
         """End the server; its children get SIGKILL from the kernel."""
-        assert self._server.stdin is not None
+        assert self._server.stdin is not None and self._server.stdout is not None
         self._server.stdin.close()
         self._server.wait(30)
+        self._server.stdout.close()
 
     def __enter__(self) -> Self:
         return self
