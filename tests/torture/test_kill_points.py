@@ -172,3 +172,19 @@ def test_a_save_that_would_not_fit_is_not_begun(
     with pytest.raises(Failure, match=r"disk full: needs .* GB, .* GB free; step 3 is safe"):
         saver.save(Toy(4), step=4, wait=False, metrics_length=0)
     assert not list(folder.checkpoints.glob("*.tmp")) and files.read_json(folder.path / "run.json")["id"] == folder.id
+
+
+def test_a_replaced_file_is_the_old_or_the_new(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    files.write_json(path, "old")
+    with Faults() as faults:
+        files.write_json(path, "old")
+    assert len(faults.trace) == 5
+    for number in range(1, 6):
+
+        def killed(number: int = number) -> None:
+            with Faults(number):
+                files.write_json(path, "new")
+
+        assert os.WTERMSIG(in_child(killed)) == signal.SIGKILL
+        assert files.read_json(path) == ("new" if number == 5 else "old")
