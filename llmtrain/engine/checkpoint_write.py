@@ -173,6 +173,7 @@ def announce(folder: RunFolder, final: Path, *, late: bool) -> None:
 def _write_manifest(draft: Draft, durable: bool) -> None:
     if draft.folder.metrics.exists():
         files.sync_file(draft.folder.metrics)
+        files.sync_folder(draft.folder.path)
     if draft.metrics_length > (draft.folder.metrics.stat().st_size if draft.folder.metrics.exists() else 0):
         raise OSError(errno.EIO, f"shorter than {draft.metrics_length} bytes", str(draft.folder.metrics))
     listed = {}
@@ -243,7 +244,7 @@ class SaveJob:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until the thread has nothing more to do, or for `timeout` seconds; whether it has."""
-        running = [future for future in (self._write, self._commit) if future is not None]
+        running: list[Future[Any]] = [self._write] if self._commit is None else [self._write, self._commit]
         return not futures.wait(running, timeout).not_done
 
     def abandon(self) -> None:

@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 MODULES = ("torch", "torch.distributed.checkpoint", "torch.distributed.fsdp", "transformers")
 ENTRY = "llmtrain.cli.app:main"
@@ -100,11 +101,12 @@ class Zygote:
 
     def close(self) -> None:
         """End the server; its children get SIGKILL from the kernel."""
-        assert self._server.stdin is not None
+        assert self._server.stdin is not None and self._server.stdout is not None
         self._server.stdin.close()
         self._server.wait(30)
+        self._server.stdout.close()
 
-    def __enter__(self) -> "Zygote":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -219,7 +219,7 @@ def test_a_failure_on_one_rank_fails_the_save_on_all(
         made = checkpointer(folder, ranks=ranks, async_=asynchronous)
         made.save(Toy(1), step=1, wait=True, metrics_length=0)
         at = 1 if ranks.rank == victim else 0
-        with Faults(at, error=errno.ENOSPC, names=("write",), again=True):
+        with Faults(at, error=errno.ENOSPC, names=("write",), again=True):  # noqa: SIM117 - faults end last
             with pytest.raises(Failure) as caught:
                 made.save(Toy(2), step=2, wait=False, metrics_length=0)
                 for _ in range(500):
