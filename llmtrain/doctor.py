@@ -1,4 +1,7 @@
-"""The machine as training will find it: versions, processor, memory, disk, devices; separate because it starts nothing."""
+"""The machine as training will find it: versions, processor, memory, disk, devices.
+
+Separate because it starts nothing and needs no recipe.
+"""
 
 import importlib.metadata
 import importlib.util
@@ -100,7 +103,9 @@ def memory() -> list[Finding]:
         return [Finding(name="memory", state="note", text="unknown")]
     total = limit / GIB
     state = "ok" if total >= LEAST_MEMORY_GIB else "warn"
-    return [Finding(name="memory", state=state, text=f"{total:.1f} GiB", mend="small models only: lower batch.micro_size")]
+    return [
+        Finding(name="memory", state=state, text=f"{total:.1f} GiB", mend="small models only: lower batch.micro_size")
+    ]
 
 
 def disk() -> list[Finding]:
@@ -134,7 +139,9 @@ def devices() -> list[Finding]:
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         names.append("mps")
-    return [Finding(name="devices", state="ok", text=", ".join(names) or "no accelerator: training runs on the processor")]
+    return [
+        Finding(name="devices", state="ok", text=", ".join(names) or "no accelerator: training runs on the processor")
+    ]
 
 
 def compiler() -> list[Finding]:
@@ -186,7 +193,7 @@ def cache_folder() -> Path:
 
 def numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version, for comparing."""
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+", maxsplit=1)[0])[:3])
 
 
 def _package(name: str, floor: str) -> Finding:

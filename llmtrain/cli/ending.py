@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtrain.cli import streams
-from llmtrain.errors import Exit, Failure, Problem, escape, fail
+from llmtrain.errors import Exit, Failure, escape, fail
 from llmtrain.launch import rank
 
 PEER_ENDS = ("gloo", "connection closed by peer", "connection reset by peer", "nccl")
@@ -90,4 +90,3 @@ def _write_crash(text: str) -> Path | None:
     except OSError:
         return None
     return path
-

@@ -98,7 +98,9 @@ def verify(request: Request) -> int:
         streams.result_json({"run": str(folder.path), "checkpoints": rows})
     else:
         for row in rows:
-            streams.result(f"{row['name']}  " + ("good" if row["good"] else f"damaged: {escape(row['problem'])}") + "\n")
+            streams.result(
+                f"{row['name']}  " + ("good" if row["good"] else f"damaged: {escape(row['problem'])}") + "\n"
+            )
     return 0 if all(item.good for item in verdicts) else int(Exit.NO_CHECKPOINT)
 
 

@@ -133,7 +133,7 @@ def local_processes(composed: "Composed") -> int:
     if wanted != "auto":
         return int(wanted)
     device = composed.recipe.run.device
-    if device == "auto" or device == "cuda":
+    if device in ("auto", "cuda"):
         import torch
 
         return max(1, torch.cuda.device_count())

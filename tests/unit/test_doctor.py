@@ -16,11 +16,16 @@ def test_this_machine_has_a_finding_for_everything() -> None:
 
 
 def test_a_failed_line_has_its_mend_under_it() -> None:
-    found = [doctor.Finding(name="a", state="ok", text="fine", mend="x"), doctor.Finding(name="bb", state="fail", text="no", mend="do")]
+    found = [
+        doctor.Finding(name="a", state="ok", text="fine", mend="x"),
+        doctor.Finding(name="bb", state="fail", text="no", mend="do"),
+    ]
     assert doctor.table(found) == "ok    a   fine\nfail  bb  no\n          mend: do\n"
 
 
-@pytest.mark.parametrize(("installed", "state"), [("2.12.9", "fail"), ("2.13.0+cpu", "ok"), ("3.0", "ok"), ("2.13.0.dev1", "ok")])
+@pytest.mark.parametrize(
+    ("installed", "state"), [("2.12.9", "fail"), ("2.13.0+cpu", "ok"), ("3.0", "ok"), ("2.13.0.dev1", "ok")]
+)
 def test_versions_against_floors(monkeypatch: pytest.MonkeyPatch, installed: str, state: str) -> None:
     monkeypatch.setattr(doctor.importlib.metadata, "version", lambda _: installed)
     found = next(item for item in doctor.packages() if item.name == "torch")
@@ -37,7 +42,9 @@ def test_a_missing_package_fails_unless_it_is_optional(monkeypatch: pytest.Monke
     assert states["gguf"] == "note"
 
 
-@pytest.mark.parametrize(("system", "state"), [("Linux", "ok"), ("Darwin", "note"), ("Windows", "fail"), ("Plan9", "warn")])
+@pytest.mark.parametrize(
+    ("system", "state"), [("Linux", "ok"), ("Darwin", "note"), ("Windows", "fail"), ("Plan9", "warn")]
+)
 def test_platforms(monkeypatch: pytest.MonkeyPatch, system: str, state: str) -> None:
     monkeypatch.setattr(doctor.platform, "system", lambda: system)
     assert doctor.system()[1].state == state

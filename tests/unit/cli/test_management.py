@@ -16,7 +16,14 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = Path("runs/260101-120000-x")
     (folder / "logs").mkdir(parents=True)
-    status = {"id": folder.name, "mode": "train", "state": "done", "step": 12, "started": 1.0, "updated": time.time() - 7200}
+    status = {
+        "id": folder.name,
+        "mode": "train",
+        "state": "done",
+        "step": 12,
+        "started": 1.0,
+        "updated": time.time() - 7200,
+    }
     (folder / "run.json").write_text(json.dumps(status))
     (folder / "result.json").write_text(json.dumps({"train": {"loss": 2.123456}, "steps": 12, "best": None}))
     (folder / "logs" / "rank_0.log").write_text("line one\nline two\n")
@@ -87,6 +94,8 @@ def test_a_damaged_checkpoint_is_named(run: Path, capsys: pytest.CaptureFixture[
     assert json.loads(capsys.readouterr().out)["checkpoints"][0]["step"] == 12
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (59, "59 s"), (61, "1 min"), (7200, "2 h"), (200_000, "2 d")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (59, "59 s"), (61, "1 min"), (7200, "2 h"), (200_000, "2 d")]
+)
 def test_age(seconds: float, text: str) -> None:
     assert age(time.time() - seconds - 0.5) == text

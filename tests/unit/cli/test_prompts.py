@@ -103,7 +103,10 @@ def test_what_cannot_be_done_is_said_before_anything_starts(
 
 def test_texts_and_settings_are_told_apart() -> None:
     words = ["x=5", "predict.top_p=0.5", "run a=b", "~predict.stop", "run.seed=3", "seed=3", "hello"]
-    assert split_words(words) == (["x=5", "run a=b", "seed=3", "hello"], ["predict.top_p=0.5", "~predict.stop", "run.seed=3"])
+    assert split_words(words) == (
+        ["x=5", "run a=b", "seed=3", "hello"],
+        ["predict.top_p=0.5", "~predict.stop", "run.seed=3"],
+    )
 
 
 def test_text_files_give_a_prompt_a_line(tmp_path: Path) -> None:

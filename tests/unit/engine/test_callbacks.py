@@ -29,7 +29,9 @@ def test_memory_is_the_peak_of_this_process() -> None:
     assert memory_gib(torch.device("cpu")) >= after - slack
 
 
-@pytest.mark.parametrize(("start", "first", "last", "products"), [(0, 2, 3, 2), (0, 1, 1, 1), (4, 2, 5, 1), (0, 5, 9, 2)])
+@pytest.mark.parametrize(
+    ("start", "first", "last", "products"), [(0, 2, 3, 2), (0, 1, 1, 1), (4, 2, 5, 1), (0, 5, 9, 2)]
+)
 def test_the_named_steps_are_traced(tmp_path: Path, start: int, first: int, last: int, products: int) -> None:
     bus, notices = EventBus(), list[Notice]()
     bus.on(Notice, notices.append)
