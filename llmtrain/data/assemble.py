@@ -15,8 +15,8 @@ from llmtrain.data.rows import JoinedRows, PackedRows, RowSource, Segments, Sing
 from llmtrain.data.sources import OpenSource
 from llmtrain.dist import fold_seed
 from llmtrain.errors import Failure, Place, Problem, fail
-from llmtrain.record.ledger import Ledger, SourceLedger
 from llmtrain.recipe.schema import DataSection, EvalSplit
+from llmtrain.record.ledger import Ledger, SourceLedger
 
 _VERSION = 1
 """Part of every fingerprint; raise it when the same tokens would give other rows."""

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import os
 import sysconfig
 import warnings
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from llmtrain.data.documents import Piece, cut
 from llmtrain.errors import fail, quoted
 
 BUILTINS = ("builtin:python-docs", "builtin:python-source")
-_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3", "config"}
+_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3", "pydoc_data"}
 _SHORTEST = 64
 """Characters; shorter docstrings say too little to learn from."""
 
@@ -28,8 +29,10 @@ def builtin_files(path: str, *, key: str | None = None) -> list[Path]:
         known = " and ".join(BUILTINS)
         raise fail("E-DATA-007", f"no builtin data is called {quoted(path)}", key=key, hint=f"there are {known}")
     root = Path(sysconfig.get_paths()["stdlib"])
-    found = [file for file in root.rglob("*.py") if not _LEFT_OUT.intersection(file.relative_to(root).parts)]
-    found = [file for file in found if "pydoc_data" not in file.parts]
+    found = []
+    for folder, inner, names in os.walk(root):
+        inner[:] = [name for name in inner if name not in _LEFT_OUT and not name.startswith("config-")]
+        found.extend(Path(folder, name) for name in names if name.endswith(".py"))
     topics = [root / "pydoc_data" / "topics.py"] if path == "builtin:python-docs" else []
     return [*topics, *sorted(found, key=lambda file: file.relative_to(root).as_posix())]
 

@@ -13,8 +13,10 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +32,8 @@ VERSION = 1
 """Part of every key; raise it when the same input would give other files."""
 LISTED = 100
 """Bad rows that are listed by name; more are only counted."""
+_YOUNG = 60
+"""Seconds in which a builder's folder is never swept: it may not hold its lock yet."""
 Progress = Callable[[int, int | None], None]
 Poll = Callable[[], None]
 
@@ -66,22 +70,30 @@ def entry_key(opened: OpenSource, hashes: list[str], tokenizer: Tokenizer, on_ba
 def find(root: Path, key: str) -> Entry | None:
     """The entry, if it is there and whole; a damaged one is removed."""
     folder = root / "tokens" / key
+    if not folder.is_dir():
+        return None
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         for name in ("tokens.bin", "documents.bin"):
             with open(folder / name, "rb") as handle:
                 if hashlib.file_digest(handle, "sha256").hexdigest() != meta["sha256"][name]:
                     raise ValueError(name)
-    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
-        if os.path.lexists(folder):
-            set_aside = folder.with_name(f".{key[:12]}-{secrets.token_hex(4)}.trash")
-            os.rename(folder, set_aside)
-            shutil.rmtree(set_aside, ignore_errors=True)
+        tokens, documents = (
+            _mapped(folder / "tokens.bin", np.dtype(meta["dtype"])),
+            _mapped(folder / "documents.bin", DOCUMENT),
+        )
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        _set_aside(folder)
         return None
-    tokens = _mapped(folder / "tokens.bin", np.dtype(meta["dtype"]))
-    return Entry(
-        key=key, tokens=tokens, documents=_mapped(folder / "documents.bin", DOCUMENT), meta=meta, was_there=True
-    )
+    return Entry(key=key, tokens=tokens, documents=documents, meta=meta, was_there=True)
+
+
+def _set_aside(folder: Path) -> None:
+    """Remove an entry; another process may do the same."""
+    aside = folder.with_name(f".{folder.name[:12]}-{secrets.token_hex(4)}.trash")
+    with suppress(FileNotFoundError):
+        os.rename(folder, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _mapped(path: Path, dtype: np.dtype) -> np.ndarray:
@@ -101,29 +113,23 @@ def find_or_build(
         Failure: a bad row (unless skipped), an unreadable file, no rows, or a full disk.
     """
     key = entry_key(opened, hashes, tokenizer, on_bad_row)
-    if (found := find(root, key)) is not None:
-        return found
     try:
+        if (found := find(root, key)) is not None:
+            return found
         (root / "tokens").mkdir(parents=True, exist_ok=True)
         _sweep(root / "tokens")
-        with _Workshop(root / "tokens", key) as workshop:
-            _build(
-                workshop.folder,
-                opened,
-                tokenizer,
-                on_bad_row,
-                encoded(opened, tokenizer, workers=workers, poll=poll),
-                progress,
-            )
+        chunks = encoded(opened, tokenizer, workers=workers, poll=poll)
+        with _Workshop(root / "tokens", key) as workshop, closing(chunks):
+            _build(workshop.folder, opened, tokenizer, on_bad_row, chunks, progress)
             workshop.publish()
+        found = find(root, key)
     except OSError as error:
         id = "E-IO-001" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "E-FILE-005"
         hint = "LLMTRAIN_CACHE names another folder for the cache"
         raise fail(id, f"the token cache cannot be written: {error.strerror}", file=str(root), hint=hint) from error
-    found = find(root, key)
     if found is None:
         raise fail("E-DATA-020", "the token cache vanished while it was built", file=str(root))
-    return Entry(key=key, tokens=found.tokens, documents=found.documents, meta=found.meta, was_there=False)
+    return replace(found, was_there=False)
 
 
 class _Workshop:
@@ -136,7 +142,8 @@ class _Workshop:
     def __enter__(self) -> "_Workshop":
         self.folder.mkdir()
         self.lock = open(self.folder / "lock", "wb")
-        fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with suppress(OSError):  # a file system without locks: nothing is swept there either
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self
 
     def publish(self) -> None:
@@ -157,6 +164,8 @@ def _sweep(parent: Path) -> None:
     """Remove what builders that died left behind."""
     for folder in parent.glob(".*.tmp"):
         try:
+            if time.time() - folder.stat().st_mtime < _YOUNG:
+                continue
             with open(folder / "lock", "rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -169,44 +178,44 @@ def _sweep(parent: Path) -> None:
 class _HashedFile:
     """A file being written and hashed."""
 
-    def __init__(self, path: Path) -> None:
-        self.handle: BinaryIO = open(path, "wb")
+    def __init__(self, handle: BinaryIO) -> None:
+        self.handle = handle
         self.digest = hashlib.sha256()
 
     def write(self, data: bytes) -> None:
         self.handle.write(data)
         self.digest.update(data)
 
-    def close(self) -> str:
-        self.handle.close()
-        return self.digest.hexdigest()
-
 
 def _build(
-    folder: Path, opened: OpenSource, tokenizer: Tokenizer, on_bad_row: str, chunks: Any, progress: Progress | None  # noqa: ANN401
-) -> None:  # fmt: skip
-    tokens, table = _HashedFile(folder / "tokens.bin"), _HashedFile(folder / "documents.bin")
-    dtype = token_dtype(tokenizer)
+    folder: Path,
+    opened: OpenSource,
+    tokenizer: Tokenizer,
+    on_bad_row: str,
+    chunks: Iterator[Encoded],
+    progress: Progress | None,
+) -> None:
+    dtype, total = token_dtype(tokenizer), opened.size
     counts = {"documents": 0, "tokens": 0, "bytes": 0, "empty": 0, "bad_rows": 0}
     bad: list[dict[str, Any]] = []
-    total = opened.size
-    chunk: Encoded
-    for chunk in chunks:
-        _note_bad(chunk.bad, on_bad_row, counts, bad)
-        tokens.write(chunk.ids.astype(dtype, copy=False).tobytes())
-        records = chunk.documents.copy()
-        records["end"] += counts["tokens"]
-        table.write(records.tobytes())
-        counts["tokens"] += len(chunk.ids)
-        counts["documents"] += len(records)
-        counts["bytes"] += chunk.bytes
-        counts["empty"] += chunk.empty
-        if progress is not None:
-            progress(counts["bytes"], total)
+    with open(folder / "tokens.bin", "wb") as tokens_file, open(folder / "documents.bin", "wb") as documents_file:
+        tokens, table = _HashedFile(tokens_file), _HashedFile(documents_file)
+        for chunk in chunks:
+            _note_bad(chunk.bad, on_bad_row, counts, bad)
+            tokens.write(chunk.ids.astype(dtype, copy=False).tobytes())
+            records = chunk.documents.copy()
+            records["end"] += counts["tokens"]
+            table.write(records.tobytes())
+            counts["tokens"] += len(chunk.ids)
+            counts["documents"] += len(records)
+            counts["bytes"] += chunk.bytes
+            counts["empty"] += chunk.empty
+            if progress is not None:
+                progress(counts["bytes"], total)
     if not counts["documents"]:
         skipped = f"; {counts['bad_rows']:,} bad rows were skipped" if counts["bad_rows"] else ""
         raise fail("E-DATA-008", f"no document with text{skipped}", file=opened.source.path, key=opened.key)
-    sha256 = {"tokens.bin": tokens.close(), "documents.bin": table.close()}
+    sha256 = {"tokens.bin": tokens.digest.hexdigest(), "documents.bin": table.digest.hexdigest()}
     meta = {"version": VERSION, "dtype": dtype.str, "sha256": sha256, "counts": counts, "bad": bad}
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 

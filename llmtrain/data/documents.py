@@ -1,4 +1,4 @@
-"""What readers hand on: pieces of documents and bad rows; separate because every reader and every consumer speaks it."""
+"""What readers hand on: pieces of documents and bad rows; separate because readers and consumers share it."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence

@@ -7,7 +7,7 @@ scale, and nothing can be orphaned, deadlock on a pipe or catch a signal. Memory
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,14 +21,17 @@ from llmtrain.data.tokens import Tokenizer
 
 DOCUMENT = np.dtype([("end", "<i8"), ("hash", "<u8"), ("bytes", "<i8"), ("row", "<i8"), ("file", "<i8")])
 """`end`: index after its last token; `hash` and `bytes`: of its UTF-8 text; `row`, `file`: where it stood."""
-CHUNK = 4 * PIECE
+CHUNK = PIECE
 """Characters handed to a thread at a time."""
-CHUNK_ROWS = 8192
+CHUNK_ROWS = 4096
 
 
 @dataclass(kw_only=True)
 class _Chunk:
-    """Pieces to encode; `table` holds (pieces up to and with its last, hash, bytes, row, file) of documents ending here."""
+    """Pieces to encode.
+
+    `table`: (pieces up to its last one, hash, bytes, row, file) of each document that ends here.
+    """
 
     texts: list[str] = field(default_factory=list)
     ends: list[bool] = field(default_factory=list)
@@ -41,7 +44,7 @@ class _Chunk:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """Ids of a chunk, end-of-text appended to each document; `documents` as in the cache, ends relative to the chunk."""
+    """Ids of a chunk, end-of-text after each document; `documents` as in the cache, `end` counted from the chunk."""
 
     ids: np.ndarray
     documents: np.ndarray
@@ -52,7 +55,7 @@ class Encoded:
 
 def encoded(
     opened: OpenSource, tokenizer: Tokenizer, *, workers: int, poll: Callable[[], None] | None
-) -> Iterator[Encoded]:  # fmt: skip
+) -> Generator[Encoded, None, None]:  # fmt: skip
     """Encode a source's documents; chunks come in the order of the documents.
 
     Args:

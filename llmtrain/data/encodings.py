@@ -41,7 +41,7 @@ def named_encoding(name: str, *, key: str | None = None) -> str:
             f"no text encoding is called {quoted(name)}",
             key=key,
             hint="try utf-8, utf-16, cp1252, gb18030 or shift_jis",
-        ) from error  # noqa: E501
+        ) from error
     if not isinstance(found.incrementaldecoder("strict").decode(b"", final=True), str):
         raise fail("E-DATA-002", f"{quoted(name)} is not an encoding of text", key=key)
     return found.name

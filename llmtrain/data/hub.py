@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmtrain.data.documents import Piece, bad_row, cut, missing_column
+from llmtrain.data.documents import BadRow, Piece, cut, missing_column, text_of
 from llmtrain.errors import Failure, Place, fail, quoted
 from llmtrain.lazy import Lazy
 
 datasets = Lazy("datasets")
+constants = Lazy("huggingface_hub.constants")
 
 
 def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:  # noqa: ANN401 - datasets.Dataset
@@ -20,15 +21,15 @@ def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:  # no
     """
     name = path.removeprefix("hf://").removeprefix("datasets/")
     name, _, config = name.partition(":")
-    if offline:
-        os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     try:
-        return datasets.load_dataset(name, config or None, split=split, trust_remote_code=False)
+        if offline:
+            _go_offline()
+        return datasets.load_dataset(name, config or None, split=split)
     except ModuleNotFoundError as error:
         hint = "install it: pip install 'llmtrain[hub]'"
         raise fail(
             "E-DATA-015", f"{quoted(path)} is no local file; data of the hub needs an extra", key=key, hint=hint
-        ) from error  # noqa: E501
+        ) from error
     except (OSError, ValueError, RuntimeError) as error:
         text = str(error).split("\n")[0]
         hint = (
@@ -39,7 +40,14 @@ def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:  # no
             f"{quoted(path)} is neither a local file nor to be had from the hub: {text}"[:200],
             key=key,
             hint=hint,
-        ) from error  # noqa: E501
+        ) from error
+
+
+def _go_offline() -> None:
+    """The libraries read the environment when they are imported, which may have happened."""
+    os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+    datasets.config.HF_HUB_OFFLINE = True
+    constants.HF_HUB_OFFLINE = True
 
 
 def content_files(data: Any) -> list[Path]:  # noqa: ANN401 - datasets.Dataset
@@ -47,16 +55,14 @@ def content_files(data: Any) -> list[Path]:  # noqa: ANN401 - datasets.Dataset
     return [Path(entry["filename"]) for entry in data.cache_files]
 
 
-def documents(data: Any, path: str, column: str) -> Iterator[Piece]:  # noqa: ANN401 - datasets.Dataset
+def documents(data: Any, path: str, column: str) -> Iterator[Piece | BadRow]:  # noqa: ANN401 - datasets.Dataset
     """One document a row.
 
     Raises:
-        Failure: the column is missing or holds something else than text.
+        Failure: the column is missing.
     """
     if column not in data.column_names:
         raise Failure(missing_column(column, data.column_names, Place(file=path)))
     for row, record in enumerate(data.select_columns([column]), start=1):
-        text = record[column]
-        if not isinstance(text, str):
-            raise Failure(bad_row("E-DATA-004", f"column {quoted(column)} must be text", file=path, row=row).problem)
-        yield from cut([text], file=path, row=row)
+        text = text_of(record, column, file=path, line=row)
+        yield from [text] if isinstance(text, BadRow) else cut([text], file=path, row=row)

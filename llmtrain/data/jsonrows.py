@@ -12,7 +12,7 @@ from llmtrain.data.streams import lines
 from llmtrain.errors import Failure, Problem, fail, quoted
 
 
-class _Refused(ValueError):
+class _RefusedError(ValueError):
     """JSON that Python reads and we do not."""
 
     def __init__(self, id: str, message: str) -> None:
@@ -25,12 +25,12 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _Refused("E-DATA-009", f"key {quoted(twice)} stands twice in one object")
+        raise _RefusedError("E-DATA-009", f"key {quoted(twice)} stands twice in one object")
     return row
 
 
 def _no_constant(name: str) -> Any:  # noqa: ANN401 - never returns
-    raise _Refused("E-DATA-001", f"{name} is not JSON")
+    raise _RefusedError("E-DATA-001", f"{name} is not JSON")
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
@@ -62,7 +62,7 @@ def _parse_line(line: str, file: str, number: int) -> Any:  # noqa: ANN401 - any
 
 
 def _problem(error: Exception, text: str, file: str, row: int, *, line_column: bool) -> Problem:
-    if isinstance(error, _Refused):
+    if isinstance(error, _RefusedError):
         return fail(error.id, str(error), file=file, line=row).problems[0]
     if isinstance(error, RecursionError):
         return fail("E-DATA-010", "the value is nested too deep", file=file, line=row).problems[0]
@@ -154,7 +154,7 @@ class _Scanner:
 
     def _worth_growing(self, error: Exception) -> bool:
         """Whether the error may be only the window's end."""
-        if self.ended or isinstance(error, (RecursionError, _Refused)):
+        if self.ended or isinstance(error, (RecursionError, _RefusedError)):
             return False
         if isinstance(error, json.JSONDecodeError):
             return len(self.window) - error.pos < 16 or error.msg.startswith("Unterminated string")

@@ -17,8 +17,8 @@ from llmtrain.data.rows import JoinedRows, RowSource
 from llmtrain.data.sources import OpenSource, content_hashes, documents, open_source, unique_names
 from llmtrain.data.tokens import Tokenizer, sampled, train_bpe, training_key
 from llmtrain.errors import Failure
-from llmtrain.record.ledger import Ledger
 from llmtrain.recipe.schema import DataSection, EvalSplit, Source
+from llmtrain.record.ledger import Ledger
 
 
 @dataclass(frozen=True, kw_only=True)

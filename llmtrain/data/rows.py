@@ -142,7 +142,7 @@ class PackedRows(_Rows):
 
 
 class SingleRows(_Rows):
-    """One piece of one document a row, each at most `seq_len` long; pieces of one token have no target and are left out."""
+    """One piece of one document a row, at most `seq_len` long; pieces of one token have no target and are left out."""
 
     def __init__(self, stream: Stream, seq_len: int, fingerprint: str) -> None:
         super().__init__(stream, seq_len, fingerprint)

@@ -135,7 +135,7 @@ def _refuse_idle_keys(opened: OpenSource) -> None:
     }
     for name, unused in idle.items():
         if unused:
-            raise fail("E-DATA-006", "has no meaning for this source", key=f"{opened.key}.{name}", hint="take it out")
+            raise fail("E-RECIPE-009", "has no meaning for this source", key=f"{opened.key}.{name}", hint="take it out")
     if source.encoding is not None:
         named_encoding(source.encoding, key=f"{opened.key}.encoding")
 

@@ -1,4 +1,4 @@
-"""Files to bytes and lines: regular files only, gzip and zstd unpacked on the way; separate from what the bytes mean."""
+"""Files to bytes and lines, gzip and zstd unpacked on the way; separate from what the bytes mean."""
 
 import gzip
 import os
@@ -12,7 +12,7 @@ from llmtrain.data.documents import LONGEST
 from llmtrain.errors import Failure, fail
 
 CHUNK = 1 << 20
-BOMB_SIZE, BOMB_RATIO = 100 << 20, 500
+BOMB_SIZE, BOMB_RATIO = 16 << 20, 200
 """Compressed files that have unpacked to more than this many bytes at more than this ratio are refused."""
 _ZSTD_WINDOW = 1 << 27
 

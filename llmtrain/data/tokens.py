@@ -107,7 +107,7 @@ class FastTokenizer:
         sizes = np.zeros(self.vocab_size, dtype=np.int32)
         is_bytes = _mentions(self._spec.get("decoder"), "ByteLevel") or _mentions(
             self._spec.get("pre_tokenizer"), "ByteLevel"
-        )  # noqa: E501
+        )
         for token, index in self._inner.get_vocab(with_added_tokens=False).items():
             sizes[index] = len(token) if is_bytes else _plain_size(token)
         for index, added in self._inner.get_added_tokens_decoder().items():

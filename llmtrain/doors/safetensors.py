@@ -111,7 +111,7 @@ def _header_bytes(tensors: Mapping[str, "Tensor"], metadata: Mapping[str, str]) 
 def _raw(tensor: "Tensor") -> memoryview:
     """The bytes of a tensor in row-major order; no copy where it is contiguous in host memory."""
     flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
+    return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
 class Reader:

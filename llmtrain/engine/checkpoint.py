@@ -233,11 +233,11 @@ class Checkpointer:
     def _finish(self, *, must: bool) -> None:
         job = self._job
         assert job is not None
-        job.wait()
+        self._await(job)
         written = self._ranks.gather(_as_json(job.error))
         if not any(written) and self._ranks.is_first:
             job.commit()
-            job.wait()
+        self._await(job)
         outcomes = [*written, self._ranks.broadcast(_as_json(job.error))]
         self._job = None
         if any(outcomes):
@@ -251,6 +251,11 @@ class Checkpointer:
             self._report(job)
         if not any(outcomes):
             self.last_committed = job.draft.step
+
+    def _await(self, job: checkpoint_write.SaveJob) -> None:
+        """Until every rank's thread has ended; no collective waits longer than a second for the disk."""
+        while not all(self._ranks.gather(job.wait(1.0))):
+            pass
 
     def _report(self, job: checkpoint_write.SaveJob) -> None:
         """On rank 0, once: tell, then prune."""

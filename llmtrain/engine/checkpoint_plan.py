@@ -110,7 +110,11 @@ def plan_save(groups: Groups, ranks: Ranks, aliases: Mapping[str, str], may_be_n
 
 
 def _is_finite(tensor: "Tensor") -> bool:
-    return not tensor.is_floating_point() or bool(torch.isfinite(tensor).all())
+    """One pass without a temporary: the extremes are NaN when any element is."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    low, high = torch.aminmax(tensor.float() if tensor.element_size() == 1 else tensor)
+    return bool(torch.isfinite(low) & torch.isfinite(high))
 
 
 def _piece(name: str, offset: tuple[int, ...], shape: list[int]) -> Piece:

@@ -51,7 +51,8 @@ def prune(folder: RunFolder, unwanted: Sequence[Candidate], warn: Callable[[str]
                 continue
             name = candidate.path.name
             try:
-                folder.event("checkpoint", "pruned", data={"name": name, "seq": candidate.seq, "step": candidate.step})
+                data = {"name": name, "seq": candidate.seq, "step": candidate.step}
+                folder.event("checkpoint", "pruned", data=data, sync=True)
                 trash = folder.checkpoints / f".trash-{candidate.seq:04d}-{secrets.token_hex(3)}"
                 os.rename(candidate.path, trash)
                 files.sync_folder(folder.checkpoints)

@@ -8,6 +8,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -240,11 +241,10 @@ class SaveJob:
         if self._commit is None:
             self._commit = _start(lambda: commit(self.draft))
 
-    def wait(self) -> None:
-        """Until the thread has nothing more to do."""
-        self._write.exception()
-        if self._commit is not None:
-            self._commit.exception()
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until the thread has nothing more to do, or for `timeout` seconds; whether it has."""
+        running = [future for future in (self._write, self._commit) if future is not None]
+        return not futures.wait(running, timeout).not_done
 
     def abandon(self) -> None:
         """Stop between two tensors, wait for the thread, remove this rank's files."""

@@ -71,7 +71,7 @@ def locate(recipe: str) -> tuple[Path, str]:
         there = path.is_file() or (known is None and (path.exists() or path.is_symlink()))
     except (OSError, ValueError):
         there = True
-    if there:
+    if there and recipe:
         return path, recipe
     if known is not None:
         return known.file, f"{known.name}.yaml"

@@ -14,9 +14,9 @@ from llmtrain.recipe import durations, scalars, suggest
 from llmtrain.recipe.interpolate import Resolver, is_interpolated
 from llmtrain.recipe.nodes import List, Map, Node, Path, Scalar, Spot, dotted
 from llmtrain.recipe.schema import Recipe
-from llmtrain.recipe.slots import slot_table
+from llmtrain.recipe.slots import SLOT_BASES, slot_table
 from llmtrain.recipe.types import BARE, Key, Want, default_slot, keys_of, take_apart
-from llmtrain.recipe.wording import expected
+from llmtrain.recipe.wording import bound, expected
 
 LIMITS: Mapping[str, tuple[Callable[[Any, Any], bool], str]] = {
     "gt": (operator.gt, ">"),
@@ -48,11 +48,13 @@ class Checker:
     """Collects what is wrong, where values came from, and which were written as interpolations."""
 
     resolver: Resolver
-    problems: list[Problem] = field(default_factory=list)
-    spots: dict[Path, Spot] = field(default_factory=dict)
-    written: dict[Path, str] = field(default_factory=dict)
+    file: str | None = None
+    """The recipe's name in messages, for what stands nowhere."""
+    problems: list[Problem] = field(default_factory=list[Problem])
+    spots: dict[Path, Spot] = field(default_factory=dict[Path, Spot])
+    written: dict[Path, str] = field(default_factory=dict[Path, str])
     """Source text of interpolated values."""
-    code: list[NamedCode] = field(default_factory=list)
+    code: list[NamedCode] = field(default_factory=list[NamedCode])
 
     def recipe(self, tree: Map) -> Recipe | None:
         """The recipe, or None when there are problems."""
@@ -96,12 +98,12 @@ class Checker:
         if key.slot is not None:
             return self.slot(node, key, path)
         before = len(self.problems)
-        value = self.value(node, take_apart(key.want), path, key.rules)
+        value = self.value(_spread(node, take_apart(key.want)), take_apart(key.want), path, key.rules)
         if len(self.problems) > before:
             return BAD
         if (key.rules.get("code") or take_apart(key.want).grammar == "code") and value:
-            named = value if isinstance(value, list) else [value]
-            self.code += [NamedCode(path=path, value=str(item), spot=node.spot) for item in named]
+            named: list[str] = [value] if isinstance(value, str) else value
+            self.code += [NamedCode(path=path, value=item, spot=node.spot) for item in named]
         return value
 
     def resolve(self, node: Node, path: Path) -> Node | None:
@@ -144,7 +146,7 @@ class Checker:
         """A value of the wanted type, or BAD."""
         if is_interpolated(node):
             resolved = self.resolve(node, path)
-            return BAD if resolved is None else self.value(resolved, want, path, rules)
+            return BAD if resolved is None else self.value(_spread(resolved, want), want, path, rules)
         if isinstance(node, Map | List) and node.word is not None and not self.fits(node, want):
             node = Scalar(text=node.word, style="word", spot=node.spot)
         self.spots.setdefault(path, node.spot)
@@ -192,7 +194,9 @@ class Checker:
         if item is not None and isinstance(node, Scalar):
             shown = node.text if len(node.text) < 40 and node.style != "resolved" else "value"
             hint = f"write `{path[-1]}: [{shown}]`"
-            if item.section in BARE and want.section is not None:
+            if node.style == "word" and node.text[:1] in ("[", "{"):
+                hint = "the brackets or quotes inside do not close"
+            elif item.section in BARE and want.section is not None:
                 hint = f"for a share write `{path[-1]}: {{fraction: 0.05}}`"
         return self.add("E-RECIPE-002", message, path, node.spot, hint)
 
@@ -238,7 +242,7 @@ class Checker:
 
     def mismatch(self, node: Scalar, value: object, want: Want, path: Path, rules: Mapping[str, Any]) -> _Bad:
         """Note a single value that is none of what the key takes."""
-        if not (want.words or want.values or want.null):
+        if not (want.words or want.values):
             return self.kind(node, want, path, rules)
         shown, numeric = self.shown(node, path), any(kind in want.values for kind in (int, float))
         choices = (*want.words, *(("true", "false") if bool in want.values else ()))
@@ -261,7 +265,7 @@ class Checker:
             return f"the value of {quoted(source)}"
         if not isinstance(node, Scalar):
             return _kind(node)
-        number = node.style != "quoted" and not isinstance(scalars.parse(node.text), str)
+        number = node.style != "quoted" and node.text != "" and not isinstance(scalars.parse(node.text), str)
         return node.text if number and len(node.text) <= 40 else quoted(node.text)
 
     def choice(self, shown: str, node: Node, choices: Sequence[str], path: Path) -> _Bad:
@@ -282,7 +286,8 @@ class Checker:
 
     def trapped(self, node: Scalar, reads: str, want: Want, path: Path) -> _Bad:
         """Note a word that YAML reads as something else than it says."""
-        text, options = node.text, []
+        text = node.text
+        options: list[str] = []
         if want.grammar is not None:
             want = replace(want, values=(), words=())
         if str in want.values or want.anything or want.words:
@@ -294,6 +299,8 @@ class Checker:
         if want.null and text.lower() in ("no", "off"):
             options.append("null")
         hint = f"write {', or '.join(options)}" if options else None
+        if want.grammar is not None and reads not in ("true", "false"):
+            options = [expected(want, {})]
         message = f"YAML reads `{text}` as {reads}"
         return self.add("E-RECIPE-011", message, path, node.spot, hint)
 
@@ -314,11 +321,34 @@ class Checker:
         """A number inside its limits."""
         if isinstance(value, float) and not math.isfinite(value):
             return self.add("E-RECIPE-005", f"{self.shown(node, path)} is not a finite number", path, node.spot)
-        broken = [f"{sign} {rules[name]}" for name, (holds, sign) in LIMITS.items()
-                  if name in rules and not holds(value, rules[name])]  # fmt: skip
-        if broken:
-            return self.add("E-RECIPE-005", f"{self.shown(node, path)} is out of range; must be {' and '.join(broken)}", path, node.spot)
-        return value
+        broken = [name for name, (holds, _) in LIMITS.items() if name in rules and not holds(value, rules[name])]
+        if not broken:
+            return value
+        shown, wanted = (
+            self.shown(node, path),
+            " and ".join(f"{LIMITS[name][1]} {bound(rules[name])}" for name in broken),
+        )
+        if "ge" in rules and rules["ge"] == rules.get("le"):
+            message, hint = f"{shown} where only {bound(rules['ge'])} is possible", self.only(path, rules)
+            return self.add("E-RECIPE-005", message, path, node.spot, hint)
+        return self.add("E-RECIPE-005", f"{shown} is out of range; must be {wanted}", path, node.spot)
+
+    @staticmethod
+    def only(path: Path, rules: Mapping[str, Any]) -> str:
+        """What to do about a key that has no choice here."""
+        another = f", or take another `{path[0]}.name`" if path[0] in SLOT_BASES else ""
+        return f"{dotted(path)}={bound(rules['ge'])}{another}"
+
+
+def _spread(node: Node, want: Want) -> Node:
+    """Write out the short form of a path that an interpolation gave; layers do it for those written plainly."""
+    if not isinstance(node, Scalar) or node.style != "resolved" or not isinstance(scalars.parse(node.text), str):
+        return node
+    if want.section in BARE:
+        key = BARE[want.section]
+        return Map(entries={key: node}, keys={key: node.spot}, spot=node.spot)
+    item = take_apart(want.item) if want.item is not None else None
+    return List(items=(_spread(node, item),), spot=node.spot) if item is not None and item.section in BARE else node
 
 
 def _float(value: float) -> float:
@@ -339,4 +369,4 @@ def place_of(checker: Checker, path: Path) -> Place:
     for length in range(len(path), 0, -1):
         if path[:length] in checker.spots:
             return checker.spots[path[:length]].place()
-    return Place()
+    return Place(file=checker.file)

@@ -15,7 +15,7 @@ from llmtrain.recipe.check import Checker, NamedCode
 from llmtrain.recipe.interpolate import Resolver
 from llmtrain.recipe.loading import Loader
 from llmtrain.recipe.masking import mask_problem
-from llmtrain.recipe.nodes import Map, Scalar, Spot
+from llmtrain.recipe.nodes import Map, Plain, Scalar, Spot
 from llmtrain.recipe.nodes import Path as KeyPath
 from llmtrain.recipe.schema import Recipe
 
@@ -98,10 +98,10 @@ def compose(
     permitted = allow_code or _says_true(own) or _says_true(tree.entries.get("allow_code"), command=True)
     if import_plugins and not problems:
         _import_plugins(tree, permitted)
-    checker = Checker(resolver=Resolver(tree))
+    checker = Checker(resolver=Resolver(tree), file=shown)
     built = checker.recipe(tree)
     problems += checker.problems + _unpermitted(checker.code, permitted)
-    if built is not None:
+    if built is not None and not loader.problems:
         problems += rules.contradictions(built, checker)
     if problems or built is None:
         raise Failure(*[mask_problem(problem) for problem in _in_order(problems, loader)])
@@ -188,10 +188,12 @@ def _unpermitted(code: Sequence[NamedCode], permitted: bool) -> list[Problem]:
         return []
     return [
         Problem(
-            id="E-SEC-002", message=f"names code to run, {quoted(named.value)}, without permission",
-            key=layers.dotted(named.path), place=named.spot.place(),
+            id="E-SEC-002",
+            message=f"names code to run, {quoted(named.value)}, without permission",
+            key=layers.dotted(named.path),
+            place=named.spot.place(),
             hint="set `allow_code: true` in this very recipe, or give --allow-code",
-        )  # fmt: skip
+        )
         for named in code
         if not named.spot.command
     ]
@@ -238,11 +240,14 @@ class _Spelled:
         self.origins[path] = DEFAULT if spot is None else Origin(text=spot.label(), file=spot.layer, line=spot.line)
         if path in self.checker.written:
             return self.checker.written[path]
-        if is_dataclass(value):
-            return self.section(value, path)
-        if isinstance(value, dict):
+        return self.section(value, path) if is_dataclass(value) else self.container(value, path)
+
+    def container(self, value: Plain, path: KeyPath) -> Any:  # noqa: ANN401
+        if isinstance(value, str):
+            return value
+        if isinstance(value, Mapping):
             return {name: self.value(inner, (*path, name)) for name, inner in value.items()}
-        if isinstance(value, list):
+        if isinstance(value, Sequence):
             return [self.value(inner, (*path, index)) for index, inner in enumerate(value)]
         return value
 

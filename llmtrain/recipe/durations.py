@@ -27,7 +27,7 @@ def _amount(text: str) -> tuple[float, str]:
     match = _AMOUNT.fullmatch(text.strip())
     value = float(match[1]) if match else 0.0
     if match is None or not 0 < value < math.inf:
-        raise ValueError(text)
+        raise ValueError(f"{text!r} is no amount of time")
     return value, match[2].lower()
 
 
@@ -40,13 +40,13 @@ def parse_cadence(value: float | str | None, *, best: bool = False) -> Every:
     if value is None:
         return Every(kind="never")
     if isinstance(value, bool):
-        raise ValueError(value)
+        raise ValueError(f"{value!r} is no cadence")
     if isinstance(value, int | float):
         if 0 < value < 1:
             return Every(kind="share", value=float(value))
         if value >= 1 and math.isfinite(value) and value == int(value):
             return Every(kind="steps", value=float(value))
-        raise ValueError(value)
+        raise ValueError(f"{value!r} is no cadence")
     if best and value == "best":
         return Every(kind="best")
     amount, unit = _amount(value)
@@ -55,7 +55,7 @@ def parse_cadence(value: float | str | None, *, best: bool = False) -> Every:
     if unit in ("step", "steps") and amount == int(amount):
         return Every(kind="steps", value=amount)
     if unit not in UNITS:
-        raise ValueError(value)
+        raise ValueError(f"{value!r} is no cadence")
     return Every(kind="seconds", value=amount * UNITS[unit])
 
 
@@ -67,5 +67,5 @@ def parse_duration(value: str) -> float:
     """
     amount, unit = _amount(value)
     if unit not in UNITS:
-        raise ValueError(value)
+        raise ValueError(f"{value!r} is no cadence")
     return amount * UNITS[unit]

@@ -1,7 +1,9 @@
-"""Reads the bytes of a recipe as text, or says what is wrong with the file; separate from YAML, which starts at text."""
+"""Reads the bytes of a recipe as text, or says what is wrong with the file.
+
+Separate from YAML, which starts at text.
+"""
 
 import difflib
-import os
 import stat
 from pathlib import Path
 
@@ -46,8 +48,8 @@ def _decode(data: bytes, shown: str) -> str:
 
 def _neighbour(path: Path) -> str | None:
     try:
-        names = sorted(entry for entry in os.listdir(path.parent) if entry.endswith((".yaml", ".yml")))
+        names = sorted(entry.name for entry in path.parent.iterdir() if entry.suffix in (".yaml", ".yml"))
     except OSError:
         return None
     near = difflib.get_close_matches(path.name, names, 1)
-    return f"did you mean {quoted(str(path.parent / near[0]))}?" if near else None
+    return f"did you mean {quoted(near[0])}?" if near else None

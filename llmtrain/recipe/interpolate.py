@@ -5,15 +5,20 @@ from the environment: results carry the style `resolved` and are never shown.
 """
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmtrain.errors import Failure, Problem
-from llmtrain.recipe.nodes import List, Map, Node, Path, Scalar, dotted, from_plain
+from llmtrain.lazy import Lazy
+from llmtrain.recipe.nodes import List, Map, Node, Path, Plain, Scalar, dotted, from_plain
 from llmtrain.recipe.scalars import parse
 from llmtrain.recipe.schema import Recipe
 from llmtrain.recipe.slots import slot_table
 from llmtrain.recipe.types import default_slot, keys_of
+
+omegaconf = Lazy("omegaconf")
+errors = Lazy("omegaconf.errors")
 
 _ENVIRONMENT = re.compile(r"Environment variable '([^']*)' not found")
 _KEY = re.compile(r"Interpolation key '([^']*)' not found")
@@ -22,10 +27,10 @@ _RESOLVERS = ("oc.env", "oc.decode", "oc.create", "oc.select", "oc.dict.keys", "
 
 def is_interpolated(node: Node) -> bool:
     """Whether a value is written with `${...}`."""
-    return isinstance(node, Scalar) and "${" in node.text
+    return isinstance(node, Scalar) and node.style != "resolved" and "${" in node.text
 
 
-def plain(node: Node) -> Any:  # noqa: ANN401 - a container of anything
+def plain(node: Node) -> Plain:
     """The tree as untyped containers, interpolations as written."""
     if isinstance(node, Map):
         return {name: plain(value) for name, value in node.entries.items()}
@@ -47,12 +52,10 @@ class Resolver:
         Raises:
             Failure: it cannot be resolved; the message never shows a resolved value.
         """
-        from omegaconf.errors import OmegaConfBaseException
-
         try:
             _parse(node.text)
             value = self._value(path)
-        except (OmegaConfBaseException, RecursionError) as error:
+        except (errors.OmegaConfBaseException, RecursionError) as error:
             message, hint = _explain(error)
             raise Failure(
                 Problem(id="E-RECIPE-015", message=message, key=dotted(path), place=node.spot.place(), hint=hint)
@@ -60,63 +63,57 @@ class Resolver:
         return from_plain(value, node.spot, "resolved")
 
     def _value(self, path: Path) -> Any:  # noqa: ANN401
-        from omegaconf import OmegaConf
-
         if self.config is None:
-            self.config = OmegaConf.create(_sound(_with_defaults(plain(self.tree))))
+            values = {name: plain(inner) for name, inner in self.tree.entries.items()}
+            self.config = omegaconf.OmegaConf.create(_sound(_merged(_defaults(Recipe, values), values)))
         node: Any = self.config
         for part in path:
             node = node[part]
-        return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+        return omegaconf.OmegaConf.to_container(node, resolve=True) if omegaconf.OmegaConf.is_config(node) else node
 
 
 def _parse(text: str) -> None:
-    from omegaconf import OmegaConf
-
-    OmegaConf.create({"value": text})
+    omegaconf.OmegaConf.create({"value": text})
 
 
-def _sound(value: Any) -> Any:  # noqa: ANN401
+def _sound(value: Plain) -> Plain:
     """Blank values whose grammar is broken: they would keep every other one from being resolved."""
-    from omegaconf.errors import GrammarParseError
-
-    if isinstance(value, dict):
+    if isinstance(value, str):
+        return "" if "${" in value and _broken(value) else value
+    if isinstance(value, Mapping):
         return {name: _sound(inner) for name, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, Sequence):
         return [_sound(inner) for inner in value]
-    if isinstance(value, str) and "${" in value:
-        try:
-            _parse(value)
-        except GrammarParseError:
-            return ""
     return value
 
 
-def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
-    return {**_defaults(Recipe, values), **_merged(_defaults(Recipe, values), values)}
+def _broken(text: str) -> bool:
+    try:
+        _parse(text)
+    except errors.GrammarParseError:
+        return True
+    return False
 
 
-def _merged(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+def _merged(lower: Mapping[str, Plain], upper: Mapping[str, Plain]) -> dict[str, Plain]:
     out = dict(lower)
     for name, value in upper.items():
         below = out.get(name)
-        out[name] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+        out[name] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return out
 
 
-def _defaults(section: type, values: dict[str, Any]) -> dict[str, Any]:
+def _defaults(section: type, values: Mapping[str, Plain]) -> dict[str, Plain]:
     """Default values of a section; a slot's are those of the config that `values` names."""
-    from dataclasses import is_dataclass
-
-    out: dict[str, Any] = {}
+    out: dict[str, Plain] = {}
     for key in keys_of(section).values():
         if key.slot is not None:
             given = values.get(key.name)
-            name = given.get("name", key.rules["default_name"]) if isinstance(given, dict) else ""
-            config = slot_table(key.slot).get(name) or default_slot(key.slot, key.rules)
+            name = given.get("name") if isinstance(given, Mapping) else None
+            config = slot_table(key.slot).get(str(name)) or default_slot(key.slot, key.rules)
             out[key.name] = {**_defaults(config, {}), "name": name or key.rules["default_name"]}
-        elif is_dataclass(key.default) and not isinstance(key.default, type):
-            out[key.name] = _defaults(type(key.default), {})
+        elif key.section_default is not None:
+            out[key.name] = _defaults(key.section_default, {})
         elif not key.required:
             out[key.name] = key.default
     return out

@@ -4,7 +4,6 @@ Separate because editors want the types of files as they are written, before lay
 """
 
 from collections.abc import Mapping
-from dataclasses import is_dataclass
 from typing import Any
 
 from llmtrain.recipe.reference import field_text, first_line
@@ -58,7 +57,7 @@ def _key(key: Key, section: type, definitions: Schema) -> Schema:
         return {**out, **_slot(key, definitions)}
     out["anyOf"] = _alternatives(take_apart(key.want), key.rules, definitions)
     default = key.default
-    if not key.required and not is_dataclass(default):
+    if not key.required and key.section_default is None:
         out["default"] = default
     return out
 

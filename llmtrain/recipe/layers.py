@@ -31,7 +31,7 @@ def _section(node: Map, section: type) -> Map:
         item = take_apart(want.item).section if want.item is not None else None
         if keys[name].slot is not None:
             entries[name] = _bare(value, "name")
-        elif item in BARE:
+        elif item is not None and item in BARE:
             entries[name] = _bare_list(value, BARE[item])
         elif isinstance(value, Map) and want.section is not None:
             entries[name] = _section(value, want.section)
@@ -162,8 +162,9 @@ def _set_item(below: List, path: Path, value: Node, spot: Spot) -> List:
     assert isinstance(position, int)
     count = len(below.items)
     if position >= count:
-        raise _bad_index(f"there is no item {position}: the list has {count} {'entry' if count == 1 else 'entries'}",
-                         spot)  # fmt: skip
+        raise _bad_index(
+            f"there is no item {position}: the list has {count} {'entry' if count == 1 else 'entries'}", spot
+        )
     items, rest = list(below.items), path[1:]
     if not rest:
         items[position] = value
@@ -215,12 +216,18 @@ def _remove(node: Node | None, path: Path, whole: Path, spot: Spot) -> Node:
         items[part : part + 1] = [_remove(items[part], rest, whole, spot)] if rest else []
         return replace(node, items=tuple(items))
     raise Failure(
-        Problem(id="E-CLI-003", message="nothing to remove: the recipe does not set it", key=dotted(whole),
-                place=spot.place(), hint="its default stands; KEY=null unsets a default")  # fmt: skip
+        Problem(
+            id="E-CLI-003",
+            message="nothing to remove: the recipe does not set it",
+            key=dotted(whole),
+            place=spot.place(),
+            hint="its default stands; KEY=null unsets a default",
+        )
     )
 
 
 def _bad_index(message: str, spot: Spot) -> Failure:
     hint = "write the whole list: KEY=[a, b]"
-    return Failure(Problem(id="E-CLI-003", message=message, key=spot.text.partition("=")[0], place=spot.place(),
-                           hint=hint))  # fmt: skip
+    return Failure(
+        Problem(id="E-CLI-003", message=message, key=spot.text.partition("=")[0], place=spot.place(), hint=hint)
+    )

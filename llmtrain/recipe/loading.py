@@ -18,8 +18,8 @@ MAX_EXTENDS = 16
 class Loader:
     """Reads files once and remembers their text and every problem met on the way."""
 
-    texts: dict[str, str] = field(default_factory=dict)
-    problems: list[Problem] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict[str, str])
+    problems: list[Problem] = field(default_factory=list[Problem])
 
     def load(self, file: Path, shown: str, above: tuple[Path, ...] = ()) -> Map:
         """The tree of a file over everything it extends; `allow_code` is not inherited (surface.md 8).
@@ -76,13 +76,13 @@ class Loader:
 
 
 def _beside(name: str, file: Path, shown: str) -> tuple[Path, str] | None:
+    """A file named relative to the one that extends it, and its name in messages."""
+    if "\0" in name:
+        return None
     for candidate in (name, f"{name}.yaml"):
-        path = Path(os.path.normpath(file.parent / candidate)) if "\0" not in candidate else None
-        if path is not None and path.is_file() and path.resolve() != file.resolve():
-            folder = os.path.dirname(shown)
-            return path, candidate if os.path.isabs(candidate) else os.path.normpath(os.path.join(folder, candidate))
-        if path is not None and path.is_file() and candidate != f"{file.stem}":
-            return path, shown
+        path = file.parent / candidate
+        if path.is_file():
+            return path, os.path.normpath(Path(shown).parent / candidate)
     return None
 
 

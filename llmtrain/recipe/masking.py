@@ -6,8 +6,13 @@ from dataclasses import replace
 from llmtrain.errors import Problem
 
 MASK = "<masked>"
-_NAME = r"(?:[\w-]*[_-])?(?:api[_-]?key|password|passwd|secret(?:[_-]?key)?|access[_-]?key|(?:hf|hub|auth|access|api|bearer)[_-]token)|token"
-_NAMED = re.compile(rf"""(?i)(?<![\w-])(["']?(?:{_NAME})["']?\s*[:=]\s*)(?!\s*\$\{{)("[^"\n]*"|'[^'\n]*'|[^\s,}}\]#]+)""")
+_NAME = (
+    r"(?:[\w-]*[_-])?(?:api[_-]?key|password|passwd|secret(?:[_-]?key)?|access[_-]?key"
+    r"|(?:hf|hub|auth|access|api|bearer)[_-]token)|token"
+)
+_NAMED = re.compile(
+    rf"""(?i)(?<![\w-])(["']?(?:{_NAME})["']?\s*[:=]\s*)(?!\s*\$\{{)("[^"\n]*"|'[^'\n]*'|[^\s,}}\]#]+)"""
+)
 _SECRET_KEY = re.compile(rf"(?i)(?:{_NAME})")
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s:@\"']+:[^/\s@\"']+@")
 _BARE = re.compile(r"\b(?:hf_[A-Za-z0-9]{20,}|sk-[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|AKIA[A-Z0-9]{16})\b")

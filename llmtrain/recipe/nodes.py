@@ -3,12 +3,14 @@
 Separate from reading and checking because both, and merging between them, work on it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from llmtrain.errors import Place
 
+Plain = Mapping[str, "Plain"] | Sequence["Plain"] | str | int | float | bool | None
+"""Untyped containers, as JSON has them."""
 Path = tuple[str | int, ...]
 """Keys and list indices from the top of a recipe."""
 
@@ -77,14 +79,14 @@ def dotted(path: Iterable[str | int]) -> str:
     return text
 
 
-def from_plain(value: Any, spot: Spot, style: Literal["plain", "resolved"] = "plain") -> Node:  # noqa: ANN401
+def from_plain(value: Plain, spot: Spot, style: Literal["plain", "resolved"] = "plain") -> Node:
     """A plain container as a tree whose every part stands at `spot`."""
-    if isinstance(value, dict):
-        entries = {str(k): from_plain(v, spot, style) for k, v in value.items()}
-        return Map(entries=entries, keys=dict.fromkeys(entries, spot), spot=spot)
-    if isinstance(value, list | tuple):
-        return List(items=tuple(from_plain(v, spot, style) for v in value), spot=spot)
     if isinstance(value, str):
         return Scalar(text=value, style="resolved" if style == "resolved" else "quoted", spot=spot)
+    if isinstance(value, Mapping):
+        entries = {str(k): from_plain(v, spot, style) for k, v in value.items()}
+        return Map(entries=entries, keys=dict.fromkeys(entries, spot), spot=spot)
+    if isinstance(value, Sequence):
+        return List(items=tuple(from_plain(v, spot, style) for v in value), spot=spot)
     text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return Scalar(text=text, style="plain", spot=spot)

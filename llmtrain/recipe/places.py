@@ -6,6 +6,7 @@ Separate from merging because only here is YAML itself seen; nothing is built fr
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
 import yaml
 
@@ -25,7 +26,7 @@ class _Reader:
 
     layer: str
     lines: list[str]
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list[Problem])
     nodes: int = 0
 
     def spot(self, mark: yaml.Mark, end: yaml.Mark | None = None) -> Spot:
@@ -98,8 +99,7 @@ def read_tree(text: str, layer: str) -> Map:
         place = Place(file=layer, line=len(before), column=len(before[-1]) + 1, text=line)
         raise Failure(Problem(id="E-RECIPE-008", message=message, place=place))
     try:
-        _guard(yaml.parse(text, Loader=_LOADER), reader)
-        top = yaml.compose(text, Loader=_LOADER)
+        top = _compose(text, reader)
     except yaml.MarkedYAMLError as error:
         raise Failure(_syntax(error, reader)) from error
     tree = _top(top, reader)
@@ -115,11 +115,16 @@ def read_value(text: str, layer: str) -> Node | None:
     if _CONTROL.search(text):
         return None
     try:
-        _guard(yaml.parse(text, Loader=_LOADER), reader)
-        top = yaml.compose(text, Loader=_LOADER)
+        top = _compose(text, reader)
     except yaml.MarkedYAMLError:
         return None
     return None if top is None or isinstance(top, yaml.ScalarNode) or reader.problems else reader.build(top)
+
+
+def _compose(text: str, reader: _Reader) -> yaml.Node | None:
+    events = yaml.parse(text, Loader=_LOADER)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    _guard(cast("Iterator[yaml.Event]", events), reader)
+    return yaml.compose(text, Loader=_LOADER)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 def _top(top: yaml.Node | None, reader: _Reader) -> Node | None:
@@ -139,7 +144,10 @@ def _top(top: yaml.Node | None, reader: _Reader) -> Node | None:
 def _guard(events: Iterator[yaml.Event], reader: _Reader) -> None:
     """Refuse depth, tags and second documents while nothing is built yet."""
     depth = documents = 0
-    for event in events:
+    for count, event in enumerate(events):
+        if count > 3 * MAX_NODES:
+            message = f"holds more than {MAX_NODES:,} keys and values"
+            raise Failure(Problem(id="E-RECIPE-017", message=message, place=reader.spot(event.start_mark).place()))
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
@@ -171,8 +179,10 @@ _SYNTAX_HINTS = (
 
 
 def _syntax(error: yaml.MarkedYAMLError, reader: _Reader) -> Problem:
-    mark = error.problem_mark or error.context_mark
     problem = error.problem or error.context or "unreadable"
+    mark = error.problem_mark or error.context_mark
+    if "could not find expected ':'" in problem and error.context_mark is not None:
+        mark = error.context_mark
     whole = f"{error.context or ''} {problem}"
     hint = next((text for part, text in _SYNTAX_HINTS if part in whole), None)
     place = Place(file=reader.layer)

@@ -7,7 +7,7 @@ import ast
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,9 @@ def _module_texts(file: str) -> Mapping[tuple[str, str], str]:
     for node in ast.parse(Path(file).read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
             for field, below in zip(node.body, node.body[1:], strict=False):
-                named = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-                if named and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+                    continue
+                if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
                     texts[(node.name, field.target.id)] = " ".join(str(below.value.value).split())
     return texts
 
@@ -113,10 +114,10 @@ def _entry(path: str, key: Key, section: type, only: tuple[str, ...]) -> Entry:
     if key.slot is not None:
         choices = tuple(slot_table(key.slot))
         kind, default = "a name, or a map with `name`", key.rules["default_name"]
-    elif path.split(".")[0] in SLOT_BASES and path.endswith(".name"):
-        slot = path.split(".")[0]
+    elif path.removesuffix(".name") in SLOT_BASES:
+        slot = path.removesuffix(".name")
         choices, default = tuple(slot_table(slot)), keys_of(Recipe)[slot].rules["default_name"]
-    elif is_dataclass(default):
+    elif key.section_default is not None:
         default = None
     return Entry(key=path, meaning=field_text(section, key.attribute), type=kind, default=default,
                  required=key.required, choices=choices, keys=tuple(below), only_for=only)  # fmt: skip

@@ -5,12 +5,13 @@ Separate from composing because only the run folder and `check --origin` need it
 
 import json
 import re
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard
 
 from llmtrain.recipe import scalars
 from llmtrain.recipe.compose import Composed
 from llmtrain.recipe.masking import MASK, is_secret_key, mask
-from llmtrain.recipe.nodes import Path
+from llmtrain.recipe.nodes import Path, Plain
 
 _WORD = re.compile(r"[A-Za-z_./][\w./@+-]*( [\w./@+-]+)*")
 _COLUMN = 48
@@ -31,16 +32,16 @@ def dump_original(composed: Composed) -> str:
     return "" if composed.shown is None else mask(composed.texts[composed.shown])
 
 
-def _map(values: dict[str, Any], path: Path, depth: int, composed: Composed, lines: list[str]) -> None:
+def _map(values: Mapping[str, Plain], path: Path, depth: int, composed: Composed, lines: list[str]) -> None:
     for name, value in values.items():
         _entry(f"{'  ' * depth}{_text(name)}:", value, (*path, name), depth, composed, lines)
 
 
-def _entry(head: str, value: Any, path: Path, depth: int, composed: Composed, lines: list[str]) -> None:  # noqa: ANN401
-    if isinstance(value, dict) and value:
+def _entry(head: str, value: Plain, path: Path, depth: int, composed: Composed, lines: list[str]) -> None:
+    if isinstance(value, Mapping) and value:
         lines.append(head)
         _map(value, path, depth + 1, composed, lines)
-    elif isinstance(value, list) and any(isinstance(item, dict) and item for item in value):
+    elif _holds_maps(value):
         lines.append(head)
         for index, item in enumerate(value):
             _item(item, (*path, index), depth + 1, composed, lines)
@@ -50,8 +51,14 @@ def _entry(head: str, value: Any, path: Path, depth: int, composed: Composed, li
         lines.append(f"{f'{head} {shown}':<{_COLUMN}}  # {composed.origins[path]}")
 
 
-def _item(item: Any, path: Path, depth: int, composed: Composed, lines: list[str]) -> None:  # noqa: ANN401
-    if not isinstance(item, dict) or not item:
+def _holds_maps(value: Plain) -> TypeGuard[Sequence[Plain]]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return False
+    return any(isinstance(item, Mapping) and item for item in value)
+
+
+def _item(item: Plain, path: Path, depth: int, composed: Composed, lines: list[str]) -> None:
+    if not isinstance(item, Mapping) or not item:
         _entry(f"{'  ' * depth}-", item, path, depth, composed, lines)
         return
     inner: list[str] = []
@@ -64,14 +71,14 @@ def _interpolated(value: object) -> bool:
     return isinstance(value, str) and "${" in value
 
 
-def _flow(value: Any) -> str:  # noqa: ANN401
+def _flow(value: Plain) -> str:
     """A leaf in one line."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_text(name)}: {_flow(inner)}" for name, inner in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(_flow(inner) for inner in value) + "]"
     if isinstance(value, str):
         return _text(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_text(name)}: {_flow(inner)}" for name, inner in value.items()) + "}"
+    if isinstance(value, Sequence):
+        return "[" + ", ".join(_flow(inner) for inner in value) + "]"
     return json.dumps(value)
 
 

@@ -34,7 +34,12 @@ def _model(recipe: Recipe, _: Checker) -> Iterator[Found]:
         message = "a model is taken by `name` or built from `config`; both are given"
         yield "E-RECIPE-009", (*here, "config"), message, "keep one, or set model.init: random"
     if model.init == "pretrained" and model.name is None:
-        yield "E-RECIPE-009", (*here, "init"), "pretrained weights need `model.name`", "give model.name, or init: random"
+        yield (
+            "E-RECIPE-009",
+            (*here, "init"),
+            "pretrained weights need `model.name`",
+            "give model.name, or init: random",
+        )
     if model.config is not None and model.factory is None and "model_type" not in model.config and model.name is None:
         message = "`model_type` is required: which architecture the other keys describe"
         yield "E-RECIPE-006", (*here, "config"), message, "add model_type: llama"
@@ -55,7 +60,12 @@ def _tokenizer(recipe: Recipe, _: Checker) -> Iterator[Found]:
     none = tokenizer.name is None and tokenizer.train is None and recipe.model.name is None
     if recipe.run_mode == "train" and none and (recipe.model.config is not None or recipe.model.factory is not None):
         message = "no tokenizer: a model from scratch brings none"
-        yield "E-RECIPE-006", ("tokenizer",), message, "tokenizer: {train: {vocab_size: 4096}}, or tokenizer.name=FOLDER"
+        yield (
+            "E-RECIPE-006",
+            ("tokenizer",),
+            message,
+            "tokenizer: {train: {vocab_size: 4096}}, or tokenizer.name=FOLDER",
+        )
 
 
 def _data(recipe: Recipe, _: Checker) -> Iterator[Found]:
@@ -78,6 +88,14 @@ def _data(recipe: Recipe, _: Checker) -> Iterator[Found]:
             yield "E-RECIPE-005", ("data", "skip_steps", index), message, "data.skip_steps: [[100, 120]]"
     if data.packing is True and data.padding == "max_length":
         yield "E-RECIPE-009", ("data", "padding"), "packed rows are full; `padding` needs packing: false", None
+
+
+def _evaluation(recipe: Recipe, _: Checker) -> Iterator[Found]:
+    data = recipe.data
+    if recipe.run_mode == "evaluate":
+        nothing = not data.eval if isinstance(data.eval, list) else data.eval.fraction == 0 or not data.train
+        if nothing:
+            yield "E-RECIPE-006", ("data", "eval"), "no data to evaluate on", "data.eval=[FILE], or --run RUN"
 
 
 def _batch(recipe: Recipe, checker: Checker) -> Iterator[Found]:
@@ -113,10 +131,11 @@ def _budget(recipe: Recipe, checker: Checker) -> Iterator[Found]:
 
 def _precision(recipe: Recipe, checker: Checker) -> Iterator[Found]:
     precision = recipe.precision
-    if ("precision", "loss_scale") in checker.spots and precision.compute not in ("fp16", "auto"):
-        if precision.loss_scale != 32768.0:
-            message = f"only fp16 is scaled; compute is {precision.compute}"
-            yield "E-RECIPE-009", ("precision", "loss_scale"), message, "remove it, or precision.compute: fp16"
+    path = ("precision", "loss_scale")
+    unscaled = precision.compute not in ("fp16", "auto") and precision.loss_scale != 32768.0
+    if unscaled and path in checker.spots:
+        message = f"only fp16 is scaled; compute is {precision.compute}"
+        yield "E-RECIPE-009", path, message, "remove it, or precision.compute: fp16"
     if precision.params in ("bf16", "fp16") and precision.compute == "fp32":
         message = f"parameters in {precision.params} cannot be computed with in fp32"
         yield "E-RECIPE-009", ("precision", "params"), message, "params: fp32, or compute: auto"
@@ -156,7 +175,12 @@ def _rest(recipe: Recipe, _: Checker) -> Iterator[Found]:
         yield "E-RECIPE-009", ("predict", "after_train"), "nothing to predict: `predict.input` is null", None
     for index, test in enumerate(recipe.tests):
         if test.max is None and test.min is None:
-            yield "E-RECIPE-006", ("tests", index), "one of `max` and `min` is required", "{metric: eval_loss, max: 3.2}"
+            yield (
+                "E-RECIPE-006",
+                ("tests", index),
+                "one of `max` and `min` is required",
+                "{metric: eval_loss, max: 3.2}",
+            )
         if test.max is not None and test.min is not None and test.min > test.max:
             yield "E-RECIPE-009", ("tests", index), f"min {test.min:g} is above max {test.max:g}", None
     if recipe.offline and recipe.model.trust_remote_code:
@@ -165,5 +189,5 @@ def _rest(recipe: Recipe, _: Checker) -> Iterator[Found]:
 
 
 _RULES: tuple[Callable[[Recipe, Checker], Iterator[Found]], ...] = (
-    _model, _tokenizer, _data, _batch, _budget, _precision, _speed, _checkpoint, _rest,
+    _model, _tokenizer, _data, _evaluation, _batch, _budget, _precision, _speed, _checkpoint, _rest,
 )  # fmt: skip

@@ -51,7 +51,7 @@ def _sexagesimal(text: str) -> str:
     return f"{'-' if text[0] == '-' else ''}{total:.15g}"
 
 
-def parse(text: str) -> None | bool | int | float | str:
+def parse(text: str) -> bool | int | float | str | None:
     """The value of a plain word. Numbers beyond 400 characters stay text."""
     if text in NULL:
         return None

@@ -11,6 +11,7 @@ from llmtrain.errors import Problem, quoted
 from llmtrain.recipe.foreign import FOREIGN, LATER, LATER_FOREIGN, LATER_VALUES, REFUSED, SAME_VALUES
 from llmtrain.recipe.nodes import Path, Spot, dotted
 from llmtrain.recipe.schema import Recipe
+from llmtrain.recipe.slots import SLOT_BASES, slot_table
 from llmtrain.recipe.types import Key, all_keys, key_paths, keys_of, take_apart
 
 
@@ -42,7 +43,7 @@ def unknown_key(path: Path, siblings: Sequence[str], spot: Spot) -> Problem:
 
 def _stands(word: str, target: str) -> bool:
     """Whether the word is a key of ours as well, in the section that the translation names."""
-    return target.split(":")[0].split(".")[-1] == word
+    return target.split(":", 1)[0].rsplit(".", 1)[-1] == word
 
 
 def _foreign(word: str) -> str | None:
@@ -63,6 +64,10 @@ def _hint(name: str, section: Path, siblings: Sequence[str], whole: bool) -> str
         return f"`{dotted(section)}` holds a single value"
     if word in siblings:
         return f"did you mean `{prefix}{word}`?"
+    if word == "extends":
+        return "it stands at the top of a recipe file; --config FILE adds a layer here"
+    if (others := _other_configs(section, word)) is not None:
+        return others
     owners = all_keys()
     if word in FOREIGN:
         return f"did you mean `{FOREIGN[word]}`?"
@@ -79,6 +84,15 @@ def _hint(name: str, section: Path, siblings: Sequence[str], whole: bool) -> str
         return f"did you mean `{FOREIGN[near]}`? (`{near}` in other tools)"
     where = f"in `{dotted(section)}`" if section else "at the top of a recipe"
     return f"known {where}: {_cut(siblings)}"
+
+
+def _other_configs(section: Path, word: str) -> str | None:
+    """For a key of a slot: which of its other names have that key."""
+    if len(section) != 1 or section[0] not in SLOT_BASES:
+        return None
+    table = slot_table(str(section[0]))
+    names = [name for name, config in table.items() if word in keys_of(config)]
+    return f"`{word}` is a key of {section[0]}s named {', '.join(names)}" if names else None
 
 
 def _listed(paths: Sequence[str]) -> str:

@@ -30,6 +30,12 @@ class Key:
     required: bool
 
     @property
+    def section_default(self) -> type | None:
+        """The class of a default that is a section, not a value."""
+        kind: type[Any] = type(self.default)
+        return kind if dataclasses.is_dataclass(kind) else None
+
+    @property
     def slot(self) -> str | None:
         """The slot this key is, if it is one."""
         return self.rules.get("slot")
@@ -88,7 +94,7 @@ def take_apart(want: Any) -> Want:  # noqa: ANN401 - a type form
         return Want(anything=True)
     if want is type(None):
         return Want(null=True)
-    if dataclasses.is_dataclass(want):
+    if isinstance(want, type) and dataclasses.is_dataclass(want):
         return Want(section=want)
     assert want in (str, int, float, bool), want
     return Want(values=(want,))

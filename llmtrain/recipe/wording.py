@@ -9,9 +9,15 @@ from llmtrain.recipe.types import Want, take_apart
 _SIGNS = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
 
 
+def bound(value: float) -> str:
+    """A limit as people write it: large powers of two as such."""
+    power = int(value).bit_length() - 1
+    return f"2^{power}" if power >= 32 and value == 2**power else f"{value}"
+
+
 def limits(rules: Mapping[str, Any]) -> str:
     """` >= 1 and < 10`, or nothing."""
-    parts = [f"{sign} {rules[name]}" for name, sign in _SIGNS.items() if name in rules]
+    parts = [f"{sign} {bound(rules[name])}" for name, sign in _SIGNS.items() if name in rules]
     return f" {' and '.join(parts)}" if parts else ""
 
 

@@ -42,9 +42,9 @@ class RunFolder:
             else:
                 folder = cls(path=Path(directory), id=identity)
                 _make_named(folder.path)
-            for part in (folder.logs, folder.checkpoints):
-                os.mkdir(part)
             folder.write_status(state="preceding", step=0, name=name, started=time.time())
+            folder.logs.mkdir()
+            folder.checkpoints.mkdir()
         except OSError as error:
             where = error.filename or directory or root
             raise fail("E-FILE-005", f"{quoted(str(where))} cannot be made: {error.strerror}") from error
@@ -120,7 +120,10 @@ class RunFolder:
 
     def lock(self) -> RunLock:
         """Own the folder until the lock is released or the process ends; E-ENV-003 names another owner."""
-        return RunLock(self.path / "lock")
+        lock = RunLock(self.path / "lock")
+        for part in (self.logs, self.checkpoints):
+            part.mkdir(exist_ok=True)
+        return lock
 
     def status(self) -> dict[str, Any]:
         """run.json as it stands; empty where it cannot be read."""
@@ -213,7 +216,7 @@ def _make_named(path: Path) -> None:
     try:
         os.mkdir(path)
     except FileExistsError:
-        if not path.is_dir() or any(path.iterdir()):
+        if not path.is_dir() or any(not item.name.startswith(".run.json.") for item in path.iterdir()):
             hint = f"go on with --resume {path}, or name another folder with run.dir"
             raise fail("E-RUN-006", f"{quoted(str(path))} exists and is not empty", hint=hint) from None
     files.sync_folder(path.parent)

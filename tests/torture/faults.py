@@ -1,7 +1,7 @@
 """Faults at the k-th call that changes the disk: kill, or an errno; in this process, by wrapping `os` functions.
 
-Everything durable goes through `llmtrain.record.files`, `shutil.rmtree` and plain `os` calls, so that wrapping them sees
-every change of the disk that a save makes.
+Everything durable goes through `llmtrain.record.files`, `shutil.rmtree` and plain `os` calls, so that wrapping them
+sees every change of the disk that a save makes.
 """
 
 import os

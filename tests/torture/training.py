@@ -65,7 +65,9 @@ def train(folder: RunFolder, saver: Checkpointer, first: int, last: int, *, wait
         saver.poll()
 
 
-def resume(folder: RunFolder, log: list[Any] | None = None, **section: Any) -> tuple[Checkpointer, Toy, Restored | None]:
+def resume(
+    folder: RunFolder, log: list[Any] | None = None, **section: Any
+) -> tuple[Checkpointer, Toy, Restored | None]:
     saver = checkpointer(folder, log=log, **section)
     toy = Toy()
     restored = saver.restore(toy)

@@ -242,7 +242,10 @@ def test_a_commit_that_nobody_heard_of_is_used_and_told(folder: RunFolder) -> No
     _, _, restored = resume(folder)
     assert restored is not None and restored.seq == 2
     late = checkpoints.lines_of(folder, "committed")["step-00000002", 2]
-    assert late["late"] is True and files.read_json(restored.path / "manifest.json")["self_sha256"] == late["manifest_sha256"]
+    assert (
+        late["late"] is True
+        and files.read_json(restored.path / "manifest.json")["self_sha256"] == late["manifest_sha256"]
+    )
 
 
 def candidates(pins: list[bool]) -> list[Candidate]:

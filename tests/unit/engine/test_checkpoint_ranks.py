@@ -4,6 +4,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,9 @@ class Trained:
     def whole(self) -> dict[str, torch.Tensor]:
         found = {f"{group}/{name}": value for group, part in self.tensors().items() for name, value in part.items()}
         return {
-            name: (value.full_tensor() if isinstance(value, torch.distributed.tensor.DTensor) else value).detach().clone()
+            name: (value.full_tensor() if isinstance(value, torch.distributed.tensor.DTensor) else value)
+            .detach()
+            .clone()
             for name, value in found.items()
         }
 
@@ -232,6 +235,44 @@ def test_a_failure_on_one_rank_fails_the_save_on_all(
     assert on_ranks(2, work, tmp_path) == [0, 0]
     assert [verdict.candidate.step for verdict in checkpoints.verify_run(folder) if verdict.good] == [3, 1]
     assert not list(folder.checkpoints.glob("*.tmp"))
+
+
+def test_a_slow_disk_outlasts_no_collective(folder: RunFolder, tmp_path: Path) -> None:
+    """Rank 1 needs longer for its files than any collective may take."""
+
+    def work(ranks: Ranks) -> None:
+        group = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=2))
+        original = os.fsync
+
+        def slow(descriptor: int) -> None:
+            time.sleep(1.5 if ranks.rank == 1 else 0.0)
+            original(descriptor)
+
+        os.fsync = slow
+        made = checkpointer(folder, ranks=Ranks(rank=ranks.rank, world=2, local_rank=ranks.rank, group=group))
+        made.save(Toy(1), step=1, wait=True, metrics_length=0)
+
+    assert on_ranks(2, work, tmp_path) == [0, 0]
+    assert len(checkpoints.verify_run(folder)) == 1
+
+
+@pytest.mark.parametrize("name", ["weights-r0.safetensors", "optimizer-r1.safetensors", "state.json"])
+def test_damage_that_one_rank_sees_moves_all_to_the_one_before(name: str, folder: RunFolder, tmp_path: Path) -> None:
+    def save_two(ranks: Ranks) -> None:
+        made = checkpointer(folder, ranks=ranks)
+        for step in (1, 2):
+            made.save(Toy(step), step=step, wait=True, metrics_length=0)
+
+    def load(ranks: Ranks) -> None:
+        toy = Toy()
+        restored = checkpointer(folder, ranks=ranks).restore(toy)
+        assert restored is not None and restored.step == 1 and toy.same_as(Toy(1))
+        assert len(restored.rejected) == 1 and name in restored.rejected[0]
+
+    assert on_ranks(2, save_two, tmp_path) == [0, 0]
+    path = folder.checkpoints / "step-00000002" / name
+    path.write_bytes(path.read_bytes()[:-1] + b"~")
+    assert on_ranks(2, load, tmp_path) == [0, 0]
 
 
 def test_a_non_finite_shard_of_one_rank_stops_all(folder: RunFolder, tmp_path: Path) -> None:

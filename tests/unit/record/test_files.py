@@ -13,7 +13,8 @@ from llmtrain.record import files
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        (b'{"a":1,"a":2}', "'a' stands twice"), (b'{"x":[{"b":1,"b":1}]}', "'b' stands twice"), (b"[NaN]", "NaN is not JSON"),
+        (b'{"a":1,"a":2}', "'a' stands twice"), (b'{"x":[{"b":1,"b":1}]}', "'b' stands twice"),
+        (b"[NaN]", "NaN is not JSON"),
         (b"-Infinity", "-Infinity is not JSON"), (b"{", "line 1 column 2"), (b'"\xff"', "not UTF-8 at byte 1"),
         (b"[" * 100_000, "deep"), (b"", "not valid JSON"), (b"9" * 5000, "not valid JSON"),
     ],
