@@ -1,5 +1,7 @@
 """Findings about machines that are not this one."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,14 @@ def test_versions_against_floors(monkeypatch: pytest.MonkeyPatch, installed: str
     monkeypatch.setattr(doctor.importlib.metadata, "version", lambda _: installed)
     found = next(item for item in doctor.packages() if item.name == "torch")
     assert found.state == state
+
+
+def test_floors_are_those_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
+    parts = [re.match(r"([\w-]+)>=([\d.]+)", item) for item in project["dependencies"]]
+    assert {part[1]: part[2] for part in parts if part} == doctor.FLOORS
+    extras = project["optional-dependencies"]
+    assert all(any(item.startswith(name) for item in extras[extra]) for name, (extra, _) in doctor.OPTIONAL.items())
 
 
 def test_a_missing_package_fails_unless_it_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
