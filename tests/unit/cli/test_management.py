@@ -1,6 +1,9 @@
 """Runs and checkpoints as lists and as JSON."""
 
 import json
+import os
+import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -62,6 +65,18 @@ def test_show_tells_how_to_go_on(run: Path, capsys: pytest.CaptureFixture[str]) 
     (run / "run.json").write_text(json.dumps({**status, "state": "stopped"}))
     assert main(["runs", "show", run.name]) == 0
     assert capsys.readouterr().out.endswith(f"go on: llmtrain train {run}/recipe.yaml --resume {run}\n")
+
+
+def test_a_run_whose_process_is_gone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    status = json.loads((run / "run.json").read_text()) | {"state": "running", "host": socket.gethostname()}
+    for pid, text in ((ended.pid, "running (process gone)"), (os.getpid(), "running  ")):
+        (run / "run.json").write_text(json.dumps({**status, "pid": pid}))
+        assert main(["runs", "list"]) == 0
+        assert f"train  {text}" in capsys.readouterr().out
+    assert main(["runs", "show"]) == 0
+    assert "checkpoint  none" in capsys.readouterr().out
 
 
 def test_logs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
