@@ -42,6 +42,13 @@ def test_the_named_steps_are_traced(tmp_path: Path, start: int, first: int, last
     assert len(notices) == 1
 
 
+def test_the_profiler_itself_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bus = EventBus()
+    Profiler(bus, tmp_path, first=1, last=1, rank=0)
+    steps(bus, 0, 2)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_range_that_never_comes_leaves_nothing(tmp_path: Path) -> None:
     bus = EventBus()
     Profiler(bus, tmp_path / "profile", first=50, last=60, rank=0)
