@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtrain.cli import streams
-from llmtrain.errors import Exit, Failure, Problem, escape, fail
+from llmtrain.dist import launched_world
+from llmtrain.errors import Exit, Failure, escape, fail
 from llmtrain.launch import rank
 
 PEER_ENDS = ("gloo", "connection closed by peer", "connection reset by peer", "nccl")
@@ -84,10 +85,11 @@ def _kind(error: Exception) -> str:
 
 def _write_crash(text: str) -> Path | None:
     folder = crash_folder[-1] if crash_folder else Path.cwd()
-    path = folder / f"crash-{time.strftime('%y%m%d-%H%M%S')}.txt"
+    number = launched_world()[0]
+    suffix = f"-rank{number}" if number else ""
+    path = folder / f"crash-{time.strftime('%y%m%d-%H%M%S')}{suffix}.txt"
     try:
         path.write_text(f"{sys.version}\n{text}", encoding="utf-8", errors="backslashreplace")
     except OSError:
         return None
     return path
-

@@ -101,7 +101,7 @@ def show_dry_run(request: Request, composed: "Composed") -> int:
         return 0
     streams.result(write_resolved(composed).rstrip("\n") + "\n")
     if planned:
-        streams.result("\n" +"".join(f"# {line}\n" for line in _lines(_plain(planned)).splitlines()))
+        streams.result("\n" + "".join(f"# {line}\n" for line in _lines(_plain(planned)).splitlines()))
     return 0
 
 

@@ -41,6 +41,8 @@ def predict_composed(
     prompts = list(texts) or _named_prompts(request.input, composed.recipe.predict.input)
     if not prompts:
         raise fail("E-CLI-001", "predict: no text", hint='llmtrain predict "Once upon a time"')
+    if composed.recipe.launch.nproc not in ("auto", 1):
+        raise fail("E-RECIPE-013", "predict runs in one process", key="launch.nproc", hint="leave launch.nproc out")
     if request.output:
         _check_output(Path(request.output))
     from llmtrain import run as runs
@@ -117,7 +119,7 @@ def _speaker(request: Request) -> list[str]:
 
     if request.run:
         folder = index.resolve(request.run, Path("runs"))
-        name = request.run if "@" in request.run else str(folder.path)
+        name = run_name(request.run, folder.path)
     else:
         folder = index.latest(Path("runs"), finished=True)
         if folder is None:
@@ -127,6 +129,12 @@ def _speaker(request: Request) -> list[str]:
     if not request.quiet:
         streams.say(f"run {folder.path}")
     return [f"model.name={name}"]
+
+
+def run_name(text: str, folder: Path) -> str:
+    """What `model.name` is for a run that was resolved to `folder`; `RUN@STEP` keeps its step."""
+    step = "" if Path(text).exists() else text.rpartition("@")[2] if "@" in text else ""
+    return f"{folder}@{step}" if step else str(folder)
 
 
 def _named_prompts(option: str | None, key: str | list[str] | None) -> list[str]:

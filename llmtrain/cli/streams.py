@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import math
 import os
 import sys
 from typing import Any
@@ -76,7 +77,7 @@ def finish(code: int) -> int:
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}

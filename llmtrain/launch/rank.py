@@ -3,7 +3,6 @@
 Separate from `launch.local` because ranks must not pay for the launcher's imports.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -40,6 +39,8 @@ def bind_to_launcher() -> None:
     if parent is None:
         return
     if sys.platform == "linux":
+        import ctypes
+
         ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != int(parent):  # the launcher ended before the line above
         os._exit(1)

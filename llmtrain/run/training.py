@@ -212,7 +212,7 @@ class _Session:
         start = self.tensors.train_state.step
         engine.saved_step = restored.step if restored else -1
         lines = header(self.composed, self.assembly, self.machine, self.folder, total)
-        self.bus.emit(RunStart(header=lines, start_step=start, total_steps=total))
+        self.bus.emit(RunStart(header=lines, start_step=start, total_steps=total, folder=str(self.folder.path)))
         if restored is not None:
             self.bus.emit(Notice(message=f"resumed from step {restored.step}"))
         engine.fit()

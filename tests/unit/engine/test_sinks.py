@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtrain.engine.events import EventBus, Evaluated, Notice, RunEnd, StepEnd
+from llmtrain.engine.events import Evaluated, EventBus, Notice, RunEnd, StepEnd
 from llmtrain.engine.sinks import Sinks, TensorBoard, curve_name
 
 

@@ -77,7 +77,9 @@ def test_ends_by_signal(records: list[ExitRecord], ends: dict[int, int], signals
 
 
 def test_only_peers_left_is_said() -> None:
-    assert str(judged({0: 69, 1: 69}, [record(0, 69, kind="peer"), record(1, 69, kind="peer")])).startswith("69 a rank was lost")
+    assert str(judged({0: 69, 1: 69}, [record(0, 69, kind="peer"), record(1, 69, kind="peer")])).startswith(
+        "69 a rank was lost"
+    )
 
 
 def test_records_survive_the_way_through_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
