@@ -199,7 +199,7 @@ class Verb(TyperCommand):
             raise fail("E-CLI-001", f"unexpected word {quoted(rest[0])}", hint=f"llmtrain {self.name} --help")
         return rest
 
-    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002 - Typer's own context
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:  # noqa: ANN401 - Typer's own context
         """What stands after the verb in the usage line."""
         return [self.options_metavar] if self.options_metavar else []
 

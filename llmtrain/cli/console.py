@@ -3,6 +3,7 @@
 On anything but a terminal it writes plain lines, one a log step, that `grep` can read.
 """
 
+import itertools
 import json
 import math
 import os
@@ -278,7 +279,7 @@ def sparkline(values: Sequence[float], points: int = CURVE, *, ascii_only: bool 
         return ""
     count = min(points, len(finite))
     edges = [len(finite) * number // count for number in range(count + 1)]
-    means = [sum(finite[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [sum(finite[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
     low, high = min(means), max(means)
     span = (high - low) or 1.0
     bars = ASCII_BARS if ascii_only else BARS

@@ -3,6 +3,7 @@
 Separate from the app so that the rendering libraries are imported only when something went wrong.
 """
 
+import itertools
 import os
 import sys
 import time
@@ -37,7 +38,7 @@ class Report:
     @classmethod
     def of(cls, words: Sequence[str]) -> "Report":
         """Read the reporting options before parsing, because parsing itself can fail."""
-        pairs = [*zip(words, words[1:], strict=False), *(word.split("=", 1) for word in words if "=" in word)]
+        pairs = [*itertools.pairwise(words), *(word.split("=", 1) for word in words if "=" in word)]
         as_json = any(tuple(pair) == ("--error-format", "json") for pair in pairs)
         return cls(json=as_json, debug="--debug" in words)
 

@@ -102,7 +102,7 @@ def write_results(path: Path, results: Sequence[Mapping[str, Any]]) -> None:
                     handle.write(json.dumps(item, ensure_ascii=False) + "\n")
                 handle.flush()
                 os.fsync(handle.fileno())
-                os.replace(partial, path)
+                partial.replace(path)
             except BaseException:
                 partial.unlink(missing_ok=True)
                 raise

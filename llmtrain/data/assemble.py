@@ -51,9 +51,7 @@ class Loaded:
 
     def origin(self, token: int) -> tuple[str, int]:
         """File and row of the document that holds a token."""
-        record = self.entry.documents[
-            int(np.searchsorted(self.entry.documents["end"], token, side="right"))
-        ]
+        record = self.entry.documents[int(np.searchsorted(self.entry.documents["end"], token, side="right"))]
         return self.opened.shown[int(record["file"])], int(record["row"])
 
 
@@ -67,9 +65,7 @@ class Assembled:
     fingerprint: str
 
 
-def assemble(
-    section: DataSection, seed: int, train: Sequence[Loaded], evals: Sequence[Loaded]
-) -> Assembled:
+def assemble(section: DataSection, seed: int, train: Sequence[Loaded], evals: Sequence[Loaded]) -> Assembled:
     """Split, apply `overflow`, cut rows, count, and hold the counts against `limits`.
 
     Raises:
@@ -80,22 +76,14 @@ def assemble(
     else:
         how, kept, held = "sources", [part.segments for part in train], []
     entries: list[SourceLedger] = []
-    rows = tuple(
-        _rows(section, part, segments, "train", entries)
-        for part, segments in zip(train, kept, strict=True)
-    )
+    rows = tuple(_rows(section, part, segments, "train", entries) for part, segments in zip(train, kept, strict=True))
     sets: dict[str, RowSource] = {}
     if held:
-        pooled = [
-            _rows(section, part, segments, "eval", entries)
-            for part, segments in zip(train, held, strict=True)
-        ]
+        pooled = [_rows(section, part, segments, "eval", entries) for part, segments in zip(train, held, strict=True)]
         sets[""] = JoinedRows(pooled)
     for part in evals:
         name = part.name if len(evals) > 1 else ""
-        sets[name] = _rows(
-            section, part, part.segments, f"eval:{name}" if name else "eval", entries
-        )
+        sets[name] = _rows(section, part, part.segments, f"eval:{name}" if name else "eval", entries)
     _refuse_nothing(section, rows, sets)
     _hold_limits(section, entries)
     shared = _shared_documents(train, evals)
@@ -106,14 +94,10 @@ def assemble(
         notices=tuple(_notices(train, entries, how, shared)),
     )
     prints = [source.fingerprint for source in (*rows, *sets.values())]
-    return Assembled(
-        train=rows, evals=sets, ledger=ledger, fingerprint=_hash([*prints, list(sets)])
-    )
+    return Assembled(train=rows, evals=sets, ledger=ledger, fingerprint=_hash([*prints, list(sets)]))
 
 
-def split(
-    train: Sequence[Loaded], fraction: float, seed: int
-) -> tuple[str, list[Segments], list[Segments]]:
+def split(train: Sequence[Loaded], fraction: float, seed: int) -> tuple[str, list[Segments], list[Segments]]:
     """(how, training segments, held-out segments) of each source.
 
     By documents: the hash of a document's text and the seed decides, so added documents move no others, and copies of
@@ -127,43 +111,25 @@ def split(
     if fraction == 0:
         return "none", whole, []
     if sum(len(part.lengths) for part in whole) * fraction >= 1:
-        held = [
-            _is_held_out(part.entry.documents["hash"], fraction, seed) for part in train
-        ]
-        if any(chosen.any() for chosen in held) and not all(
-            chosen.all() for chosen in held
-        ):
-            kept = [
-                segments.where(~chosen)
-                for segments, chosen in zip(whole, held, strict=True)
-            ]
+        held = [_is_held_out(part.entry.documents["hash"], fraction, seed) for part in train]
+        if any(chosen.any() for chosen in held) and not all(chosen.all() for chosen in held):
+            kept = [segments.where(~chosen) for segments, chosen in zip(whole, held, strict=True)]
             return (
                 "documents",
                 kept,
-                [
-                    segments.where(chosen)
-                    for segments, chosen in zip(whole, held, strict=True)
-                ],
+                [segments.where(chosen) for segments, chosen in zip(whole, held, strict=True)],
             )
-    tails = [
-        np.rint(segments.lengths * fraction).astype(np.int64) for segments in whole
-    ]
+    tails = [np.rint(segments.lengths * fraction).astype(np.int64) for segments in whole]
     if max((int(tail.max(initial=0)) for tail in tails), default=0) < 2:
         count = sum(len(part.lengths) for part in whole)
         hint = "give more data, a larger fraction, a list of sources for `data.eval`, or `data.eval.fraction=0`"
-        message = (
-            f"{count:,} short documents are too few to hold out {fraction:g} of them"
-        )
+        message = f"{count:,} short documents are too few to hold out {fraction:g} of them"
         raise fail("E-DATA-013", message, key="data.eval.fraction", hint=hint)
     kept, held_out = [], []
     for segments, tail in zip(whole, tails, strict=True):
         heads = Segments(starts=segments.starts, lengths=segments.lengths - tail)
         kept.append(heads.where(heads.lengths > 0))
-        held_out.append(
-            Segments(starts=segments.starts + heads.lengths, lengths=tail).where(
-                tail > 0
-            )
-        )
+        held_out.append(Segments(starts=segments.starts + heads.lengths, lengths=tail).where(tail > 0))
     return "tail", kept, held_out
 
 
@@ -181,21 +147,14 @@ def _rows(
 ) -> RowSource:
     """Rows of a source's segments; its counts are appended to `entries`."""
     fitting, truncated, dropped, left_out = _overflow(section, part, segments)
-    stream = Stream(
-        tokens=part.entry.tokens, segments=fitting, source=part.name, locate=part.locate
-    )
+    stream = Stream(tokens=part.entry.tokens, segments=fitting, source=part.name, locate=part.locate)
     packed = section.packing in ("auto", True)
-    digest = hashlib.sha256(
-        segments.starts.tobytes() + segments.lengths.tobytes()
-    ).hexdigest()
-    fingerprint = _hash(
-        [_VERSION, part.entry.key, digest, section.seq_len, packed, section.overflow]
-    )
+    digest = hashlib.sha256(segments.starts.tobytes() + segments.lengths.tobytes()).hexdigest()
+    fingerprint = _hash([_VERSION, part.entry.key, digest, section.seq_len, packed, section.overflow])
     rows = (PackedRows if packed else SingleRows)(stream, section.seq_len, fingerprint)
     counts = part.entry.meta["counts"]
     bad = tuple(
-        f"{part.opened.shown[b['file']]}:{b['row']}: {b['message']} [{b['id']}]"
-        for b in part.entry.meta["bad"]
+        f"{part.opened.shown[b['file']]}:{b['row']}: {b['message']} [{b['id']}]" for b in part.entry.meta["bad"]
     )
     entries.append(
         SourceLedger(
@@ -217,9 +176,7 @@ def _rows(
     return rows
 
 
-def _overflow(
-    section: DataSection, part: Loaded, segments: Segments
-) -> tuple[Segments, int, int, int]:
+def _overflow(section: DataSection, part: Loaded, segments: Segments) -> tuple[Segments, int, int, int]:
     """(segments that go into rows, tokens truncated, tokens dropped, documents dropped)."""
     longer = segments.lengths > section.seq_len
     if section.overflow in ("auto", "split") or not longer.any():
@@ -240,18 +197,10 @@ def _overflow(
     return fitting, 0, segments.tokens - fitting.tokens, int(longer.sum())
 
 
-def _refuse_nothing(
-    section: DataSection, rows: Sequence[RowSource], sets: dict[str, RowSource]
-) -> None:
+def _refuse_nothing(section: DataSection, rows: Sequence[RowSource], sets: dict[str, RowSource]) -> None:
     if not sum(len(source) for source in rows):
-        hint = (
-            f"every document is longer than data.seq_len ({section.seq_len})"
-            if section.overflow == "drop"
-            else None
-        )
-        raise fail(
-            "E-DATA-008", "no row to train on is left", key="data.train", hint=hint
-        )
+        hint = f"every document is longer than data.seq_len ({section.seq_len})" if section.overflow == "drop" else None
+        raise fail("E-DATA-008", "no row to train on is left", key="data.train", hint=hint)
     for name, source in sets.items():
         if not len(source):
             raise fail(
@@ -292,31 +241,24 @@ def _shared_documents(train: Sequence[Loaded], evals: Sequence[Loaded]) -> int:
     if not evals:
         return 0
     known = np.unique(np.concatenate([part.entry.documents["hash"] for part in train]))
-    return int(
-        sum(np.isin(part.entry.documents["hash"], known).sum() for part in evals)
-    )
+    return int(sum(np.isin(part.entry.documents["hash"], known).sum() for part in evals))
 
 
-def _notices(
-    train: Sequence[Loaded], entries: Sequence[SourceLedger], how: str, shared: int
-) -> list[str]:
-    notices = []
-    for part in train:
-        if count := part.opened.passed_over:
-            notices.append(f"{part.name}: {count:,} files of unknown types passed over")
+def _notices(train: Sequence[Loaded], entries: Sequence[SourceLedger], how: str, shared: int) -> list[str]:
+    notices = [
+        f"{part.name}: {part.opened.passed_over:,} files of unknown types passed over"
+        for part in train
+        if part.opened.passed_over
+    ]
     if how == "tail":
-        notices.append(
-            "too few documents to hold out whole ones: the end of each document is held out"
-        )
+        notices.append("too few documents to hold out whole ones: the end of each document is held out")
     if shared:
-        notices.append(
-            f"{shared:,} documents of data.eval also stand in data.train: eval_loss will flatter"
-        )
-    for entry in entries:
-        if entry.split == "train" and entry.bad_rows:
-            notices.append(
-                f"{entry.source}: {entry.bad_rows:,} bad rows skipped, the first: {entry.bad[0]}"
-            )
+        notices.append(f"{shared:,} documents of data.eval also stand in data.train: eval_loss will flatter")
+    notices.extend(
+        f"{entry.source}: {entry.bad_rows:,} bad rows skipped, the first: {entry.bad[0]}"
+        for entry in entries
+        if entry.split == "train" and entry.bad_rows
+    )
     return notices
 
 

@@ -45,15 +45,9 @@ def builtin_files(path: str, *, key: str | None = None) -> list[Path]:
     root = Path(sysconfig.get_paths()["stdlib"])
     found = []
     for folder, inner, names in os.walk(root):
-        inner[:] = [
-            name
-            for name in inner
-            if name not in _LEFT_OUT and not name.startswith("config-")
-        ]
+        inner[:] = [name for name in inner if name not in _LEFT_OUT and not name.startswith("config-")]
         found.extend(Path(folder, name) for name in names if name.endswith(".py"))
-    topics = (
-        [root / "pydoc_data" / "topics.py"] if path == "builtin:python-docs" else []
-    )
+    topics = [root / "pydoc_data" / "topics.py"] if path == "builtin:python-docs" else []
     return [*topics, *sorted(found, key=lambda file: file.relative_to(root).as_posix())]
 
 
@@ -111,14 +105,8 @@ def _title(node: ast.AST) -> str:
     match node:
         case ast.ClassDef(name=name):
             return f"class {name}\n\n"
-        case (
-            ast.FunctionDef(name=name, args=args)
-            | ast.AsyncFunctionDef(name=name, args=args)
-        ):
-            names = [
-                argument.arg
-                for argument in (*args.posonlyargs, *args.args, *args.kwonlyargs)
-            ]
+        case ast.FunctionDef(name=name, args=args) | ast.AsyncFunctionDef(name=name, args=args):
+            names = [argument.arg for argument in (*args.posonlyargs, *args.args, *args.kwonlyargs)]
             return f"{name}({', '.join(names)})\n\n"
         case _:
             return ""

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import time
@@ -60,9 +59,7 @@ def reading_key(opened: OpenSource, hashes: list[str]) -> str:
     return json.dumps(settings, sort_keys=True)
 
 
-def entry_key(
-    opened: OpenSource, hashes: list[str], tokenizer: Tokenizer, on_bad_row: str
-) -> str:
+def entry_key(opened: OpenSource, hashes: list[str], tokenizer: Tokenizer, on_bad_row: str) -> str:
     """Name of the entry: everything that decides its bytes."""
     parts = [reading_key(opened, hashes), on_bad_row, DOCUMENT.descr]
     parts += [tokenizer.fingerprint, tokenizer.eos_id, tokenizer.vocab_size]
@@ -77,11 +74,8 @@ def find(root: Path, key: str) -> Entry | None:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         for name in ("tokens.bin", "documents.bin"):
-            with open(folder / name, "rb") as handle:
-                if (
-                    hashlib.file_digest(handle, "sha256").hexdigest()
-                    != meta["sha256"][name]
-                ):
+            with (folder / name).open("rb") as handle:
+                if hashlib.file_digest(handle, "sha256").hexdigest() != meta["sha256"][name]:
                     raise ValueError(name)
         tokens, documents = (
             _mapped(folder / "tokens.bin", np.dtype(meta["dtype"])),
@@ -97,7 +91,7 @@ def _set_aside(folder: Path) -> None:
     """Remove an entry; another process may do the same."""
     aside = folder.with_name(f".{folder.name[:12]}-{secrets.token_hex(4)}.trash")
     with suppress(FileNotFoundError):
-        os.rename(folder, aside)
+        folder.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -138,9 +132,7 @@ def find_or_build(
             hint=hint,
         ) from error
     if found is None:
-        raise fail(
-            "E-DATA-020", "the token cache vanished while it was built", file=str(root)
-        )
+        raise fail("E-DATA-020", "the token cache vanished while it was built", file=str(root))
     return replace(found, was_there=False)
 
 
@@ -153,10 +145,8 @@ class _Workshop:
 
     def __enter__(self) -> Self:
         self.folder.mkdir()
-        self.lock = open(self.folder / "lock", "wb")
-        with suppress(
-            OSError
-        ):  # a file system without locks: nothing is swept there either
+        self.lock = (self.folder / "lock").open("wb")
+        with suppress(OSError):  # a file system without locks: nothing is swept there either
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self
 
@@ -164,7 +154,7 @@ class _Workshop:
         """Rename into place; where another process was first, its entry stays."""
         (self.folder / "lock").unlink()
         try:
-            os.rename(self.folder, self.final)
+            self.folder.rename(self.final)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
@@ -180,7 +170,7 @@ def _sweep(parent: Path) -> None:
         try:
             if time.time() - folder.stat().st_mtime < _YOUNG:
                 continue
-            with open(folder / "lock", "rb") as lock:
+            with (folder / "lock").open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
@@ -213,8 +203,8 @@ def _build(
     counts = {"documents": 0, "tokens": 0, "bytes": 0, "empty": 0, "bad_rows": 0}
     bad: list[dict[str, Any]] = []
     with (
-        open(folder / "tokens.bin", "wb") as tokens_file,
-        open(folder / "documents.bin", "wb") as documents_file,
+        (folder / "tokens.bin").open("wb") as tokens_file,
+        (folder / "documents.bin").open("wb") as documents_file,
     ):
         tokens, table = _HashedFile(tokens_file), _HashedFile(documents_file)
         for chunk in chunks:
@@ -230,11 +220,7 @@ def _build(
             if progress is not None:
                 progress(counts["bytes"], total)
     if not counts["documents"]:
-        skipped = (
-            f"; {counts['bad_rows']:,} bad rows were skipped"
-            if counts["bad_rows"]
-            else ""
-        )
+        skipped = f"; {counts['bad_rows']:,} bad rows were skipped" if counts["bad_rows"] else ""
         raise fail(
             "E-DATA-008",
             f"no document with text{skipped}",
@@ -252,9 +238,7 @@ def _build(
         "counts": counts,
         "bad": bad,
     }
-    (folder / "meta.json").write_text(
-        json.dumps(meta, indent=1) + "\n", encoding="utf-8"
-    )
+    (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 
 def token_dtype(tokenizer: Tokenizer) -> np.dtype:

@@ -103,9 +103,7 @@ def text_of(row: object, column: str, *, file: str, line: int) -> str | BadRow:
             row=line,
         )
     if column not in row:
-        return BadRow(
-            problem=missing_column(column, list(row), Place(file=file, line=line))
-        )
+        return BadRow(problem=missing_column(column, list(row), Place(file=file, line=line)))
     text = row[column]
     if not isinstance(text, str):
         return bad_row(
@@ -135,11 +133,7 @@ def missing_column(column: str, found: Sequence[str], place: Place) -> Problem:
     )
     message = f"no column {quoted(column)}; found: {shown or 'none'}"
     other = next(
-        (
-            name
-            for name in found
-            if name.lower() in ("text", "content", "body", "document")
-        ),
+        (name for name in found if name.lower() in ("text", "content", "body", "document")),
         None,
     )
     hint = f"name the column that holds the text: `columns: {{text: {other or (found[0] if found else 'NAME')}}}`"

@@ -19,9 +19,7 @@ from llmtrain.data.documents import PIECE, BadRow, Piece
 from llmtrain.data.sources import OpenSource, documents
 from llmtrain.data.tokens import Tokenizer
 
-DOCUMENT = np.dtype(
-    [("end", "<i8"), ("hash", "<u8"), ("bytes", "<i8"), ("row", "<i8"), ("file", "<i8")]
-)
+DOCUMENT = np.dtype([("end", "<i8"), ("hash", "<u8"), ("bytes", "<i8"), ("row", "<i8"), ("file", "<i8")])
 """`end`: index after its last token; `hash` and `bytes`: of its UTF-8 text; `row`, `file`: where it stood."""
 CHUNK = PIECE
 """Characters handed to a thread at a time."""
@@ -129,9 +127,7 @@ def _take(chunk: _Chunk, piece: Piece, size: int) -> None:
     chunk.bytes += size
 
 
-def _end(
-    chunk: _Chunk, piece: Piece, file: int, digest: "hashlib._Hash", size: int
-) -> None:
+def _end(chunk: _Chunk, piece: Piece, file: int, digest: "hashlib._Hash", size: int) -> None:
     """Close the document; one without any text leaves no tokens, not even its end."""
     if size == 0:
         chunk.texts.pop()
@@ -154,6 +150,4 @@ def _encode(chunk: _Chunk, tokenizer: Tokenizer) -> Encoded:
     table = np.zeros(len(chunk.table), DOCUMENT)
     for index, (pieces, value, size, row, file) in enumerate(chunk.table):
         table[index] = (until[pieces], value, size, row, file)
-    return Encoded(
-        ids=ids, documents=table, bad=chunk.bad, bytes=chunk.bytes, empty=chunk.empty
-    )
+    return Encoded(ids=ids, documents=table, bad=chunk.bad, bytes=chunk.bytes, empty=chunk.empty)

@@ -47,9 +47,7 @@ def named_encoding(name: str, *, key: str | None = None) -> str:
     return found.name
 
 
-def decode(
-    chunks: Iterable[bytes], *, file: str, encoding: str | None
-) -> Iterator[str]:
+def decode(chunks: Iterable[bytes], *, file: str, encoding: str | None) -> Iterator[str]:
     """Text of a byte stream, a mark at its start taken off.
 
     Raises:
@@ -86,9 +84,7 @@ class _Decoding:
 
     def _start(self) -> bytes:
         """Choose the decoder from the first bytes; what is left of them after the mark."""
-        mark, found = next(
-            ((m, n) for m, n in BOMS if self.head.startswith(m)), (b"", None)
-        )
+        mark, found = next(((m, n) for m, n in BOMS if self.head.startswith(m)), (b"", None))
         self.name = self.declared or found or "utf-8"
         if self.declared in ("utf-8-sig", "utf-16", "utf-32"):
             mark = b""
@@ -108,9 +104,7 @@ class _Decoding:
         except UnicodeDecodeError as error:
             raise self._bad_byte(pending, chunk, error) from error
         except UnicodeError as error:
-            raise self._fail(
-                f"cannot be read as {self.name}: {error}", self.lines + 1
-            ) from error
+            raise self._fail(f"cannot be read as {self.name}: {error}", self.lines + 1) from error
         if "\0" in text:
             raise self._nul(text, pending + chunk)
         if self.declared is None and (found := _SHIFTS.search(chunk)):
@@ -124,18 +118,12 @@ class _Decoding:
         self.lines += text.count("\n")
         return text
 
-    def _bad_byte(
-        self, pending: bytes, chunk: bytes, error: UnicodeDecodeError
-    ) -> Failure:
+    def _bad_byte(self, pending: bytes, chunk: bytes, error: UnicodeDecodeError) -> Failure:
         data = pending + chunk
         if len(error.object) != len(data):
             data, pending = chunk, b""
         base = self.consumed - len(pending)
-        line = (
-            self.lines
-            + data[: error.start].decode(self.name, "replace").count("\n")
-            + 1
-        )
+        line = self.lines + data[: error.start].decode(self.name, "replace").count("\n") + 1
         cut = (
             "the file ends inside a character"
             if error.reason.startswith(("unexpected end", "truncated", "incomplete"))
@@ -165,9 +153,7 @@ def _advice(data: bytes, declared: str | None) -> str:
     if not names:
         return "no known text encoding reads it: is this a text file?"
     wrong = "the declared encoding is not the file's; " if declared else ""
-    return f"{wrong}add `encoding: {names[0]}`" + (
-        f" (or {', '.join(names[1:3])})" if len(names) > 1 else ""
-    )
+    return f"{wrong}add `encoding: {names[0]}`" + (f" (or {', '.join(names[1:3])})" if len(names) > 1 else "")
 
 
 def likely_encodings(data: bytes) -> list[str]:
@@ -178,9 +164,7 @@ def likely_encodings(data: bytes) -> list[str]:
     scored = []
     for order, name in enumerate(CANDIDATES):
         try:
-            text = codecs.getincrementaldecoder(name)("strict").decode(
-                data, final=False
-            )
+            text = codecs.getincrementaldecoder(name)("strict").decode(data, final=False)
         except UnicodeError:
             continue
         scored.append((-_plausibility(text), order, name))

@@ -13,7 +13,7 @@ from llmtrain.lazy import Lazy
 datasets = Lazy("datasets")
 
 
-def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:
+def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:  # noqa: ANN401 - of an optional package
     """The data set `hf://[datasets/]OWNER/NAME[:CONFIG]`, memory-mapped from the library's own cache.
 
     Raises:
@@ -37,15 +37,11 @@ def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:
     except (OSError, ValueError, RuntimeError) as error:
         text = str(error).split("\n")[0]
         hint = (
-            "offline: only data sets fetched before can be read"
-            if offline
-            else "is the name right, and is it a path?"
+            "offline: only data sets fetched before can be read" if offline else "is the name right, and is it a path?"
         )
         raise fail(
             "E-DATA-007",
-            f"{quoted(path)} is neither a local file nor to be had from the hub: {text}"[
-                :200
-            ],
+            f"{quoted(path)} is neither a local file nor to be had from the hub: {text}"[:200],
             key=key,
             hint=hint,
         ) from error
@@ -58,12 +54,12 @@ def _go_offline() -> None:
     vars(importlib.import_module("huggingface_hub.constants"))["HF_HUB_OFFLINE"] = True
 
 
-def content_files(data: Any) -> list[Path]:
+def content_files(data: Any) -> list[Path]:  # noqa: ANN401
     """The Arrow files that hold the data set."""
     return [Path(entry["filename"]) for entry in data.cache_files]
 
 
-def documents(data: Any, path: str, column: str) -> Iterator[Piece | BadRow]:
+def documents(data: Any, path: str, column: str) -> Iterator[Piece | BadRow]:  # noqa: ANN401
     """One document a row.
 
     Raises:
@@ -73,6 +69,4 @@ def documents(data: Any, path: str, column: str) -> Iterator[Piece | BadRow]:
         raise Failure(missing_column(column, data.column_names, Place(file=path)))
     for row, record in enumerate(data.select_columns([column]), start=1):
         text = text_of(record, column, file=path, line=row)
-        yield from (
-            [text] if isinstance(text, BadRow) else cut([text], file=path, row=row)
-        )
+        yield from ([text] if isinstance(text, BadRow) else cut([text], file=path, row=row))

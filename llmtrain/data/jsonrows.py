@@ -5,7 +5,7 @@ Refused: NaN and infinities, a key twice in one object, two values in a line, ne
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from llmtrain.data.documents import LONGEST, BadRow, bad_row, too_long
 from llmtrain.data.streams import lines
@@ -25,19 +25,15 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(row) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise _RefusedError(
-            "E-DATA-009", f"key {quoted(twice)} stands twice in one object"
-        )
+        raise _RefusedError("E-DATA-009", f"key {quoted(twice)} stands twice in one object")
     return row
 
 
-def _no_constant(name: str) -> Any:
+def _no_constant(name: str) -> NoReturn:
     raise _RefusedError("E-DATA-001", f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(
-    object_pairs_hook=_no_duplicates, parse_constant=_no_constant
-)
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
 _BLANK = " \t\r\n"
 
 
@@ -50,16 +46,12 @@ def json_lines(chunks: Iterator[str], file: str) -> Iterator[tuple[int, Any]]:
             yield number, _parse_line(body, file, number)
 
 
-def _parse_line(line: str, file: str, number: int) -> Any:
+def _parse_line(line: str, file: str, number: int) -> Any:  # noqa: ANN401 - any JSON value
     try:
         value, end = _DECODER.raw_decode(line, len(line) - len(line.lstrip(_BLANK)))
         if end != len(line):
             rest = line[end:].lstrip(_BLANK)
-            what = (
-                "two values in one line"
-                if rest[:1] in ("{", "[")
-                else f"text after the value: {quoted(rest, 20)}"
-            )
+            what = "two values in one line" if rest[:1] in ("{", "[") else f"text after the value: {quoted(rest, 20)}"
             return bad_row(
                 "E-DATA-001",
                 what,
@@ -81,15 +73,11 @@ def _parse_line(line: str, file: str, number: int) -> Any:
         return BadRow(problem=_problem(error, line, file, number, line_column=True))
 
 
-def _problem(
-    error: Exception, text: str, file: str, row: int, *, line_column: bool
-) -> Problem:
+def _problem(error: Exception, text: str, file: str, row: int, *, line_column: bool) -> Problem:
     if isinstance(error, _RefusedError):
         return fail(error.id, str(error), file=file, line=row).problems[0]
     if isinstance(error, RecursionError):
-        return fail(
-            "E-DATA-010", "the value is nested too deep", file=file, line=row
-        ).problems[0]
+        return fail("E-DATA-010", "the value is nested too deep", file=file, line=row).problems[0]
     if isinstance(error, json.JSONDecodeError):
         column = error.colno if line_column else None
         near = text[error.pos : error.pos + 1]
@@ -97,12 +85,8 @@ def _problem(
             f"at {quoted(near)}" if near else "at the end"
         )
         hint = "JSON takes double quotes only" if near == "'" else None
-        return bad_row(
-            "E-DATA-001", message, file=file, row=row, column=column, hint=hint
-        ).problem
-    return fail(
-        "E-DATA-010", "a number has more than 4,300 digits", file=file, line=row
-    ).problems[0]
+        return bad_row("E-DATA-001", message, file=file, row=row, column=column, hint=hint).problem
+    return fail("E-DATA-010", "a number has more than 4,300 digits", file=file, line=row).problems[0]
 
 
 def json_values(chunks: Iterator[str], file: str) -> Iterator[tuple[int, Any]]:
@@ -119,9 +103,7 @@ def json_values(chunks: Iterator[str], file: str) -> Iterator[tuple[int, Any]]:
     while (following := scanner.peek()) not in ("", "]" if is_array else ""):
         if is_array and not first:
             if following != ",":
-                raise scanner.error(
-                    f"expecting a comma or ] before {quoted(following)}"
-                )
+                raise scanner.error(f"expecting a comma or ] before {quoted(following)}")
             scanner.advance(1)
             scanner.peek()
         row, first = row + 1, False
@@ -165,16 +147,12 @@ class _Scanner:
         self.line += self.window.count("\n", self.at, self.at + count)
         self.at += count
 
-    def value(self, row: int) -> Any:
+    def value(self, row: int) -> Any:  # noqa: ANN401 - any JSON value
         """The value here. More text is asked for in doubling steps, so that a long value costs linear time."""
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.window, self.at)
-                if (
-                    end < len(self.window)
-                    or self.ended
-                    or isinstance(value, (dict, list, str))
-                ):
+                if end < len(self.window) or self.ended or isinstance(value, (dict, list, str)):
                     self.advance(end - self.at)
                     return value
                 error: Exception = ValueError()
@@ -194,9 +172,7 @@ class _Scanner:
         if self.ended or isinstance(error, (RecursionError, _RefusedError)):
             return False
         if isinstance(error, json.JSONDecodeError):
-            return len(self.window) - error.pos < 16 or error.msg.startswith(
-                "Unterminated string"
-            )
+            return len(self.window) - error.pos < 16 or error.msg.startswith("Unterminated string")
         return True
 
     def _broken(self, error: Exception, row: int) -> Failure:
@@ -204,9 +180,7 @@ class _Scanner:
             line = self.line + self.window.count("\n", self.at, error.pos)
             problem = _problem(error, self.window, self.file, line, line_column=False)
         else:
-            problem = _problem(
-                error, self.window, self.file, self.line, line_column=False
-            )
+            problem = _problem(error, self.window, self.file, self.line, line_column=False)
         return fail(
             problem.id,
             f"item {row}: {problem.message}",

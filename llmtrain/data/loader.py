@@ -47,15 +47,14 @@ class StepLoader:
         ranks: int = 1, rank: int = 0, drop_last: bool = False, prefetch: int = 0,
         skip_steps: Sequence[Sequence[int]] = (), start_offset: int = 0,
     ) -> None:  # fmt: skip
-        """
-        Args:
-            global_size: rows of a step over all ranks.
-            micro_size: rows of a micro-batch.
-            ranks, rank: those that read different rows.
-            drop_last: leave out an epoch's last window when it is smaller.
-            prefetch: batches made ahead; 0 makes them when asked.
-            skip_steps: `[first, last]`, 1-based and inclusive as users count: windows that no step trains on.
-            start_offset: the step (0-based) at which data begins with its first window (`data.resume: restart`).
+        """Args:
+        global_size: rows of a step over all ranks.
+        micro_size: rows of a micro-batch.
+        ranks, rank: those that read different rows.
+        drop_last: leave out an epoch's last window when it is smaller.
+        prefetch: batches made ahead; 0 makes them when asked.
+        skip_steps: `[first, last]`, 1-based and inclusive as users count: windows that no step trains on.
+        start_offset: the step (0-based) at which data begins with its first window (`data.resume: restart`).
         """
         assert [len(source) for source in sources] == list(order.sizes)
         self.sources = tuple(sources)
@@ -77,9 +76,7 @@ class StepLoader:
             if window >= first - 1:
                 window += last - first + 1
         epoch, within = divmod(window, self.steps_per_epoch)
-        size = min(
-            self.global_size, self.order.rows_per_epoch - within * self.global_size
-        )
+        size = min(self.global_size, self.order.rows_per_epoch - within * self.global_size)
         return (
             epoch,
             epoch * self.order.rows_per_epoch + within * self.global_size,
@@ -97,13 +94,8 @@ class StepLoader:
         drawn = self.order.window(first, size)
         stride = self.ranks * self.micro_size
         micro_batches = []
-        for start in range(
-            self.rank * self.micro_size, -(-size // stride) * stride, stride
-        ):
-            rows = [
-                self.sources[source].row(row)
-                for source, row in drawn[start : start + self.micro_size]
-            ]
+        for start in range(self.rank * self.micro_size, -(-size // stride) * stride, stride):
+            rows = [self.sources[source].row(row) for source, row in drawn[start : start + self.micro_size]]
             micro_batches.append(self.collate(rows))
         samples = list(range(first, first + size))
         return Batch(
@@ -151,9 +143,7 @@ class _Ahead:
     def __init__(self, loader: StepLoader, start: int, stop: int) -> None:
         self.loader = loader
         self.span = range(start, stop)
-        self.made: queue.Queue[Batch | BaseException] = queue.Queue(
-            maxsize=loader.prefetch
-        )
+        self.made: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=loader.prefetch)
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._work, name="prefetch", daemon=True)
 

@@ -60,6 +60,7 @@ def _mix(value: int) -> int:
 
 
 def mix_many(value: np.ndarray) -> np.ndarray:
+    """`mix` of every item; uint64 to uint64."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(_MIX1)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(_MIX2)
     return value ^ (value >> np.uint64(31))
@@ -81,20 +82,14 @@ class Order:
         seed: int,
         shuffle: bool,
     ) -> None:
-        """
-        Args:
-            sizes: rows of each source.
-            weights: factor of each source; a source with rows gives at least one draw.
+        """Args:
+        sizes: rows of each source.
+        weights: factor of each source; a source with rows gives at least one draw.
         """
         assert len(sizes) == len(weights)
         self.sizes = tuple(sizes)
-        self.draws = tuple(
-            max(1, round(w * n)) if n else 0
-            for n, w in zip(sizes, weights, strict=True)
-        )
-        self.whole = tuple(
-            d // n * n if n else 0 for n, d in zip(sizes, self.draws, strict=True)
-        )
+        self.draws = tuple(max(1, round(w * n)) if n else 0 for n, w in zip(sizes, weights, strict=True))
+        self.whole = tuple(d // n * n if n else 0 for n, d in zip(sizes, self.draws, strict=True))
         self.ends = np.cumsum(self.draws, dtype=np.int64)
         self.rows_per_epoch = int(sum(self.draws))
         self.seed = seed

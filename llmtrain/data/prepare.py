@@ -54,9 +54,7 @@ def worker_count(workers: str | int) -> int:
     return max(1, min(8, len(os.sched_getaffinity(0))))
 
 
-def open_sources(
-    sources: Sequence[Source], *, key: str, offline: bool
-) -> list[OpenSource]:
+def open_sources(sources: Sequence[Source], *, key: str, offline: bool) -> list[OpenSource]:
     """Find the files of all sources.
 
     Raises:
@@ -73,22 +71,15 @@ def open_sources(
     return opened
 
 
-def train_tokenizer(
-    section: DataSection, *, vocab_size: int, cache: Path, workers: int, offline: bool
-) -> Path:
+def train_tokenizer(section: DataSection, *, vocab_size: int, cache: Path, workers: int, offline: bool) -> Path:
     """The folder of a byte-level BPE trained on `data.train`; found again by content.
 
     Raises:
         Failure: a source cannot be read.
     """
     opened = open_sources(section.train, key="data.train", offline=offline)
-    content = [
-        token_cache.reading_key(source, content_hashes(source, workers))
-        for source in opened
-    ]
-    folder = (
-        cache / "tokenizers" / training_key([*content, section.on_bad_row], vocab_size)
-    )
+    content = [token_cache.reading_key(source, content_hashes(source, workers)) for source in opened]
+    folder = cache / "tokenizers" / training_key([*content, section.on_bad_row], vocab_size)
     if (folder / "tokenizer_config.json").is_file():
         return folder
     known = [source.size for source in opened]
@@ -120,11 +111,7 @@ def prepare(
     """
     start = time.monotonic()
     train = open_sources(section.train, key="data.train", offline=offline)
-    evals = (
-        []
-        if isinstance(section.eval, EvalSplit)
-        else open_sources(section.eval, key="data.eval", offline=offline)
-    )
+    evals = [] if isinstance(section.eval, EvalSplit) else open_sources(section.eval, key="data.eval", offline=offline)
     names = unique_names([source.name for source in train])
     eval_names = unique_names([source.name for source in evals])
     loaded = []
@@ -141,12 +128,8 @@ def prepare(
         weights=tuple(source.weight for source in section.train),
         evals=rows.evals,
         ledger=rows.ledger,
-        documents=sum(
-            part.entry.meta["counts"]["documents"] for part in loaded[: len(train)]
-        ),
-        tokens=sum(
-            part.entry.meta["counts"]["tokens"] for part in loaded[: len(train)]
-        ),
+        documents=sum(part.entry.meta["counts"]["documents"] for part in loaded[: len(train)]),
+        tokens=sum(part.entry.meta["counts"]["tokens"] for part in loaded[: len(train)]),
         fingerprint=rows.fingerprint,
         from_cache=all(part.entry.was_there for part in loaded),
         seconds=time.monotonic() - start,

@@ -86,12 +86,8 @@ class _Rows:
 
     def _row(self, parts: Sequence[tuple[int, int]], index: int) -> Row:
         """A row of (start, stop) slices, each a document of its own."""
-        ids = np.concatenate(
-            [self.stream.tokens[start:stop] for start, stop in parts]
-        ).astype(np.int32)
-        positions = np.concatenate(
-            [np.arange(stop - start, dtype=np.int32) for start, stop in parts]
-        )
+        ids = np.concatenate([self.stream.tokens[start:stop] for start, stop in parts]).astype(np.int32)
+        positions = np.concatenate([np.arange(stop - start, dtype=np.int32) for start, stop in parts])
         labels = np.where(positions == 0, np.int32(IGNORED), ids)
         return Row(
             ids=ids,
@@ -107,9 +103,7 @@ class PackedRows(_Rows):
 
     def __init__(self, stream: Stream, seq_len: int, fingerprint: str) -> None:
         super().__init__(stream, seq_len, fingerprint)
-        self._bounds = np.concatenate([[0], np.cumsum(stream.segments.lengths)]).astype(
-            np.int64
-        )
+        self._bounds = np.concatenate([[0], np.cumsum(stream.segments.lengths)]).astype(np.int64)
         total = int(self._bounds[-1])
         count = -(-total // seq_len)
         targets = self._targets(count, total)
@@ -136,9 +130,7 @@ class PackedRows(_Rows):
     def _span(self, index: int) -> tuple[int, int]:
         assert 0 <= index < self._count, (index, self._count)
         number = index if self._kept is None else int(self._kept[index])
-        return number * self.seq_len, min(
-            (number + 1) * self.seq_len, int(self._bounds[-1])
-        )
+        return number * self.seq_len, min((number + 1) * self.seq_len, int(self._bounds[-1]))
 
     def row(self, index: int) -> Row:
         low, high = self._span(index)
@@ -152,9 +144,7 @@ class PackedRows(_Rows):
     def place(self, index: int) -> str:
         low, _ = self._span(index)
         segment = int(np.searchsorted(self._bounds, low, side="right")) - 1
-        return self.stream.locate(
-            int(self.stream.segments.starts[segment]) + low - int(self._bounds[segment])
-        )
+        return self.stream.locate(int(self.stream.segments.starts[segment]) + low - int(self._bounds[segment]))
 
 
 class SingleRows(_Rows):
@@ -196,9 +186,7 @@ class JoinedRows:
         self.parts = tuple(parts)
         self._ends = np.cumsum([len(part) for part in parts], dtype=np.int64)
         self.tokens = sum(part.tokens for part in parts)
-        self.fingerprint = hashlib.sha256(
-            "".join(part.fingerprint for part in parts).encode()
-        ).hexdigest()
+        self.fingerprint = hashlib.sha256("".join(part.fingerprint for part in parts).encode()).hexdigest()
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if self.parts else 0

@@ -52,9 +52,7 @@ class OpenSource:
     @property
     def size(self) -> int | None:
         """Bytes of all files, None where it says nothing about the text's."""
-        if any(
-            kind_of(file) not in TEXTUAL or file.suffix in PACKED for file in self.files
-        ):
+        if any(kind_of(file) not in TEXTUAL or file.suffix in PACKED for file in self.files):
             return None
         return sum(file.stat().st_size for file in self.files)
 
@@ -90,9 +88,7 @@ def open_source(source: Source, *, key: str, offline: bool = False) -> OpenSourc
         files = builtin_files(source.path, key=f"{key}.path")
         opened = OpenSource(name=name, source=source, key=key, files=tuple(files))
     elif source.path.startswith("hf://") or _is_hub_name(source.path):
-        data = hub.load(
-            source.path, split=source.split, offline=offline, key=f"{key}.path"
-        )
+        data = hub.load(source.path, split=source.split, offline=offline, key=f"{key}.path")
         return OpenSource(
             name=name,
             source=source,
@@ -121,7 +117,7 @@ def _last_part(path: str) -> str:
 def _is_hub_name(path: str) -> bool:
     if os.path.lexists(path) or not _HUB_NAME.fullmatch(path):
         return False
-    return kind_of(Path(path)) not in KNOWN and not os.path.isdir(path.split("/")[0])
+    return kind_of(Path(path)) not in KNOWN and not Path(path.split("/", maxsplit=1)[0]).is_dir()
 
 
 def _local_files(source: Source, key: str) -> tuple[list[Path], int]:
@@ -131,11 +127,7 @@ def _local_files(source: Source, key: str) -> tuple[list[Path], int]:
         return _folder_files(path, key)
     found = [path]
     if not os.path.lexists(path) and glob.has_magic(source.path):
-        found = sorted(
-            Path(file)
-            for file in glob.glob(source.path, recursive=True)
-            if not os.path.isdir(file)
-        )
+        found = sorted(file for file in map(Path, glob.glob(source.path, recursive=True)) if not file.is_dir())  # noqa: PTH207 - the pattern may be absolute
         if not found:
             raise fail(
                 "E-DATA-007",
@@ -147,20 +139,14 @@ def _local_files(source: Source, key: str) -> tuple[list[Path], int]:
         if source.documents == "auto" and kind_of(file) not in KNOWN:
             message = f"unknown file type {quoted(kind_of(file) or 'none')}"
             hint = "for plain text add `documents: file` (or `lines`); else convert it to .jsonl or .parquet"
-            raise fail(
-                "E-DATA-011", message, file=str(file), key=f"{key}.path", hint=hint
-            )
+            raise fail("E-DATA-011", message, file=str(file), key=f"{key}.path", hint=hint)
     return found, 0
 
 
 def _folder_files(folder: Path, key: str) -> tuple[list[Path], int]:
     """Files of known types at any depth, sorted by path, hidden ones left out; and the number of others."""
     below = [file for file in folder.rglob("*") if file.is_file()]
-    seen = [
-        file
-        for file in below
-        if not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    ]
+    seen = [file for file in below if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
     found = sorted(file for file in seen if kind_of(file) in KNOWN)
     if not found:
         hint = f"types read here: {' '.join(KNOWN)}, also with .gz or .zst"
@@ -178,16 +164,11 @@ def _refuse_idle_keys(opened: OpenSource) -> None:
     """Nothing accepted is ignored: a key that no file of the source can use is an error."""
     source, kinds = opened.source, [kind_of(file) for file in opened.files]
     is_builtin = source.path.startswith("builtin:")
-    plain = [
-        kind
-        for kind in kinds
-        if kind not in TEXTUAL[len(PLAIN) :] and kind not in BINARY
-    ]
+    plain = [kind for kind in kinds if kind not in TEXTUAL[len(PLAIN) :] and kind not in BINARY]
     idle = {
         "split": source.split != "train",
         "columns": bool(source.columns) and (is_builtin or len(plain) == len(kinds)),
-        "encoding": source.encoding is not None
-        and (is_builtin or all(kind in BINARY for kind in kinds)),
+        "encoding": source.encoding is not None and (is_builtin or all(kind in BINARY for kind in kinds)),
         "documents": source.documents != "auto" and (is_builtin or not plain),
     }
     for name, unused in idle.items():
@@ -221,14 +202,9 @@ def documents(opened: OpenSource) -> Iterator[tuple[int, Piece | BadRow]]:
     """
     source = opened.source
     if opened.data is not None:
-        yield from (
-            (0, piece)
-            for piece in hub.documents(opened.data, source.path, column_of(source))
-        )
+        yield from ((0, piece) for piece in hub.documents(opened.data, source.path, column_of(source)))
     elif source.path.startswith("builtin:"):
-        yield from (
-            (0, piece) for piece in builtin_documents(source.path, list(opened.files))
-        )
+        yield from ((0, piece) for piece in builtin_documents(source.path, list(opened.files)))
     else:
         for index, file in enumerate(opened.files):
             yield from ((index, item) for item in file_documents(file, source))
@@ -248,9 +224,7 @@ def file_documents(path: Path, source: Source) -> Iterator[Piece | BadRow]:
                 yield value
                 continue
             text = text_of(value, column_of(source), file=file, line=row)
-            yield from (
-                [text] if isinstance(text, BadRow) else cut([text], file=file, row=row)
-            )
+            yield from ([text] if isinstance(text, BadRow) else cut([text], file=file, row=row))
     elif source.documents == "lines":
         yield from _line_documents(_text(path, source), file)
     else:
@@ -265,9 +239,7 @@ def _rows(path: Path, kind: str, source: Source) -> Iterator[tuple[int, Any]]:
         case ".arrow":
             return arrow_rows(path, file, column)
         case ".csv" | ".tsv":
-            return csv_rows(
-                _text(path, source), file, column, "," if kind == ".csv" else "\t"
-            )
+            return csv_rows(_text(path, source), file, column, "," if kind == ".csv" else "\t")
         case ".json":
             return json_values(_text(path, source), file)
         case _:
@@ -280,7 +252,7 @@ def _text(path: Path, source: Source) -> Iterator[str]:
 
 
 def _newlines(chunks: Iterator[str]) -> Iterator[str]:
-    """Plain text with `\\r\\n` and `\\r` as `\\n`."""
+    r"""Plain text with `\r\n` and `\r` as `\n`."""
     decoder = io.IncrementalNewlineDecoder(None, translate=True)
     for chunk in chunks:
         yield decoder.decode(chunk)
@@ -293,11 +265,7 @@ def _line_documents(chunks: Iterator[str], file: str) -> Iterator[Piece | BadRow
             yield too_long(file, number, "the line")
         elif line.strip():
             text = checked(line.rstrip("\n"), file=file, line=number)
-            yield from (
-                [text]
-                if isinstance(text, BadRow)
-                else cut([text], file=file, row=number)
-            )
+            yield from ([text] if isinstance(text, BadRow) else cut([text], file=file, row=number))
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

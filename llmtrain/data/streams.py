@@ -31,9 +31,7 @@ def open_regular(path: Path) -> BufferedReader:
     except OSError as error:
         if path.exists() and not path.is_file():
             raise fail("E-FILE-004", "not a regular file", file=str(path)) from error
-        raise fail(
-            "E-FILE-002", f"cannot be read: {error.strerror}", file=str(path)
-        ) from error
+        raise fail("E-FILE-002", f"cannot be read: {error.strerror}", file=str(path)) from error
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise fail("E-FILE-004", "not a regular file", file=str(path))
@@ -61,9 +59,7 @@ def _plain(handle: BinaryIO, shown: str) -> Iterator[bytes]:
         while chunk := handle.read(CHUNK):
             yield chunk
     except OSError as error:
-        raise fail(
-            "E-FILE-002", f"cannot be read: {error.strerror}", file=shown
-        ) from error
+        raise fail("E-FILE-002", f"cannot be read: {error.strerror}", file=shown) from error
 
 
 def _gunzip(handle: BinaryIO, shown: str) -> Iterator[bytes]:

@@ -16,9 +16,7 @@ ROWS = 256
 """Rows of a table in memory at a time."""
 
 
-def csv_rows(
-    chunks: Iterator[str], file: str, column: str, delimiter: str
-) -> Iterator[tuple[int, Any]]:
+def csv_rows(chunks: Iterator[str], file: str, column: str, delimiter: str) -> Iterator[tuple[int, Any]]:
     """(1-based line a row starts on, {column: text} or BadRow) for each row; the first row names the columns.
 
     Raises:
@@ -60,7 +58,7 @@ class _Lines:
         return line
 
 
-def _records(reader: Any, source: _Lines, file: str) -> Iterator[tuple[int, list[str]]]:
+def _records(reader: Any, source: _Lines, file: str) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401 - a csv reader
     while True:
         start = source.number + 1
         try:
@@ -113,9 +111,7 @@ def parquet_rows(path: Path, file: str, column: str) -> Iterator[tuple[int, Any]
     with open_regular(path) as handle, _table_errors(file, "parquet"):
         table = parquet.ParquetFile(handle)
         _check_column(table.schema_arrow, column, file)
-        batches = table.iter_batches(
-            batch_size=ROWS, columns=[column], use_threads=False
-        )
+        batches = table.iter_batches(batch_size=ROWS, columns=[column], use_threads=False)
         yield from _column_rows(batches, column, file)
 
 
@@ -136,7 +132,7 @@ def arrow_rows(path: Path, file: str, column: str) -> Iterator[tuple[int, Any]]:
         yield from _column_rows(batches, column, file)
 
 
-class _table_errors:
+class _table_errors:  # noqa: N801 - used as a context manager, like a function
     """Context that turns pyarrow's errors into ours."""
 
     def __init__(self, file: str, kind: str) -> None:
@@ -146,17 +142,13 @@ class _table_errors:
     def __enter__(self) -> None:
         return None
 
-    def __exit__(
-        self, kind: object, error: BaseException | None, trace: object
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         import pyarrow
 
         if isinstance(error, (pyarrow.ArrowException, OSError)):
             text = str(error).split("\n")[0]
             message = f"not a readable {self.kind} file: {text}"[:200]
-            raise fail(
-                "E-DATA-005", message, file=self.file, hint="is the file whole?"
-            ) from error
+            raise fail("E-DATA-005", message, file=self.file, hint="is the file whole?") from error
 
 
 def _check_column(schema: "pyarrow.Schema", column: str, file: str) -> None:
@@ -186,9 +178,7 @@ def _check_column(schema: "pyarrow.Schema", column: str, file: str) -> None:
         )
 
 
-def _column_rows(
-    batches: Iterator[Any], column: str, file: str
-) -> Iterator[tuple[int, Any]]:
+def _column_rows(batches: Iterator[Any], column: str, file: str) -> Iterator[tuple[int, Any]]:
     row = 0
     for batch in batches:
         values = batch.column(batch.schema.get_field_index(column))

@@ -6,7 +6,6 @@ its files are written.
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -71,22 +70,14 @@ class FastTokenizer:
             self._spec = json.loads(text)
             self._inner = tokenizers.Tokenizer.from_str(text)
         except FileNotFoundError as error:
-            raise fail(
-                "E-MODEL-004", "no tokenizer.json here", file=str(self.path)
-            ) from error
-        except (
-            Exception
-        ) as error:  # the library raises bare Exception; it is re-raised as ours
-            raise fail(
-                "E-MODEL-004", f"not a tokenizer: {error}"[:200], file=str(self.path)
-            ) from error
+            raise fail("E-MODEL-004", "no tokenizer.json here", file=str(self.path)) from error
+        except Exception as error:  # the library raises bare Exception; it is re-raised as ours
+            raise fail("E-MODEL-004", f"not a tokenizer: {error}"[:200], file=str(self.path)) from error
         self._inner.no_padding()
         self._inner.no_truncation()
         self._inner.encode_special_tokens = True
         self.fingerprint = hashlib.sha256(text.encode()).hexdigest()
-        self.vocab_size = 1 + max(
-            self._inner.get_vocab(with_added_tokens=True).values()
-        )
+        self.vocab_size = 1 + max(self._inner.get_vocab(with_added_tokens=True).values())
         self.eos_id = self._eos(eos)
 
     def _eos(self, named: str | None) -> int:
@@ -97,18 +88,11 @@ class FastTokenizer:
                 return found
         what = f"has no token {quoted(told)}" if told else "names no end-of-text token"
         hint = "set `eos_token` in tokenizer_config.json beside it"
-        raise fail(
-            "E-MODEL-004", f"the tokenizer {what}", file=str(self.path), hint=hint
-        )
+        raise fail("E-MODEL-004", f"the tokenizer {what}", file=str(self.path), hint=hint)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text; releases the interpreter's lock while it works."""
-        return [
-            found.ids
-            for found in self._inner.encode_batch_fast(
-                list(texts), add_special_tokens=False
-            )
-        ]
+        return [found.ids for found in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
@@ -136,11 +120,9 @@ def _plain_size(token: str) -> int:
     return len(token.removeprefix("##").replace("▁", " ").encode("utf-8", "replace"))
 
 
-def _mentions(part: Any, kind: str) -> bool:
+def _mentions(part: object, kind: str) -> bool:
     if isinstance(part, dict):
-        return part.get("type") == kind or any(
-            _mentions(value, kind) for value in part.values()
-        )
+        return part.get("type") == kind or any(_mentions(value, kind) for value in part.values())
     return isinstance(part, list) and any(_mentions(value, kind) for value in part)
 
 
@@ -150,13 +132,11 @@ def _read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise fail(
-            "E-MODEL-004", f"cannot be read: {error}"[:200], file=str(path)
-        ) from error
+        raise fail("E-MODEL-004", f"cannot be read: {error}"[:200], file=str(path)) from error
     return found if isinstance(found, dict) else {}
 
 
-def _content(token: Any) -> str | None:
+def _content(token: Any) -> str | None:  # noqa: ANN401 - untrusted JSON
     return token.get("content") if isinstance(token, dict) else token
 
 
@@ -183,11 +163,7 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, folder: Path) -> Path:
     )
     inner.train_from_iterator(_first(texts, TRAINING_CHARACTERS), trainer)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(
-        tempfile.mkdtemp(
-            prefix=f".{folder.name[:16]}-", suffix=".tmp", dir=folder.parent
-        )
-    )
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name[:16]}-", suffix=".tmp", dir=folder.parent))
     try:
         inner.save(str(temporary / "tokenizer.json"))
         config = {
@@ -195,11 +171,9 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, folder: Path) -> Path:
             "bos_token": END, "eos_token": END, "pad_token": END,
             "model_max_length": 1_000_000_000, "clean_up_tokenization_spaces": False,
         }  # fmt: skip
-        (temporary / "tokenizer_config.json").write_text(
-            json.dumps(config, indent=2) + "\n", encoding="utf-8"
-        )
-        os.chmod(temporary, 0o755)
-        os.rename(temporary, folder)
+        (temporary / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)
+        temporary.rename(folder)
     except OSError:
         if not (folder / "tokenizer_config.json").is_file():
             raise

@@ -1,5 +1,6 @@
 """One attempt to save: the files of a rank, the manifest, the rename, the announcement (reliability.md 1.2, steps 2 to
-11). Separate from the Checkpointer because it runs in a thread: file I/O only, no collectives, no live tensors."""
+11). Separate from the Checkpointer because it runs in a thread: file I/O only, no collectives, no live tensors.
+"""
 
 import errno
 import os
@@ -149,9 +150,9 @@ def commit(draft: Draft) -> Finished:
     for rank in range(draft.world):
         files.remove_file(draft.temporary / f"rank-{rank}.json")
     files.sync_folder(draft.temporary)
-    plain = draft.folder.checkpoints / checkpoints.final_name(draft.step, draft.seq, False)
+    plain = draft.folder.checkpoints / checkpoints.final_name(draft.step, draft.seq, taken=False)
     taken = os.path.lexists(plain)
-    final = draft.folder.checkpoints / checkpoints.final_name(draft.step, draft.seq, taken)
+    final = draft.folder.checkpoints / checkpoints.final_name(draft.step, draft.seq, taken=taken)
     if os.path.lexists(final):
         raise OSError(errno.EEXIST, "exists", str(final))
     os.rename(draft.temporary, final)

@@ -59,7 +59,7 @@ def launch(
             local_addr="127.0.0.1", signals_to_handle="SIGQUIT", shutdown_timeout=grace,
             logs_specs=multiprocessing.DefaultLogsSpecs(
                 log_dir=str(records / "output"),
-                redirects={rank: multiprocessing.Std.ALL for rank in range(1, nproc)} or multiprocessing.Std.NONE,
+                redirects=dict.fromkeys(range(1, nproc), multiprocessing.Std.ALL) or multiprocessing.Std.NONE,
             ),
         )  # fmt: skip
         with supervisor:

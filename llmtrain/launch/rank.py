@@ -93,4 +93,4 @@ def record_failure(record: ExitRecord) -> Failure:
 def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(text)
-    os.replace(partial, path)
+    partial.replace(path)

@@ -24,7 +24,7 @@ BLOCK = 4 * 1024 * 1024
 _append_lock = threading.Lock()
 
 
-class BadJson(ValueError):
+class BadJson(ValueError):  # noqa: N818 - the message is what the user reads
     """Text that strict JSON refuses; the message says why and where."""
 
 

@@ -60,11 +60,7 @@ class Ledger:
 
     def total(self, name: str, split: str = "train") -> int:
         """A count summed over the sources of a split."""
-        return sum(
-            asdict(entry)[name]
-            for entry in self.sources
-            if entry.split.split(":")[0] == split
-        )
+        return sum(asdict(entry)[name] for entry in self.sources if entry.split.split(":")[0] == split)
 
     def to_json(self) -> dict[str, Any]:
         """As written to ledger.json."""
@@ -73,8 +69,5 @@ class Ledger:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Ledger":
         """The ledger of a ledger.json."""
-        entries = tuple(
-            SourceLedger(**{**entry, "bad": tuple(entry["bad"])})
-            for entry in data["sources"]
-        )
+        entries = tuple(SourceLedger(**{**entry, "bad": tuple(entry["bad"])}) for entry in data["sources"])
         return cls(**{**data, "sources": entries, "notices": tuple(data["notices"])})

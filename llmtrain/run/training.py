@@ -1,25 +1,21 @@
 """`train` from recipe to result, in the ten steps of docs/architecture.md; the order is the content of this file."""
 
-import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llmtrain import dist
 from llmtrain.dist import Ranks
 from llmtrain.doors import transformers as door
+from llmtrain.engine.callbacks import Profiler, memory_gib
 from llmtrain.engine.checkpoint import Checkpointer, Restored
 from llmtrain.engine.control import Control, Rhythm, Signals
 from llmtrain.engine.events import Committed, EventBus, Failed, Notice, RunEnd, RunStart, Sampled, StepEnd
 from llmtrain.engine.loop import Engine, Rhythms
-from llmtrain.engine.callbacks import Profiler, memory_gib
 from llmtrain.engine.sinks import Sinks, TensorBoard
 from llmtrain.engine.state import TrainState
-from llmtrain.errors import Exit, Failure, fail
+from llmtrain.errors import Exit, Failure
 from llmtrain.recipe.compose import Composed
 from llmtrain.recipe.durations import parse_cadence, parse_duration
 from llmtrain.recipe.plan import plan
@@ -27,7 +23,7 @@ from llmtrain.recipe.resolved import dump_original, write_resolved
 from llmtrain.record import files, index, logs, metrics
 from llmtrain.record.folder import RunFolder
 from llmtrain.run import RunOptions
-from llmtrain.run.assembly import Assembly, assemble, gather_material, refuse_rules, tensors_of
+from llmtrain.run.assembly import Assembly, Material, assemble, gather_material, refuse_rules, tensors_of
 from llmtrain.run.finish import Ending, finish
 from llmtrain.run.header import header
 from llmtrain.run.identity import compare, identity
@@ -104,7 +100,11 @@ def _finished(composed: Composed, options: RunOptions) -> dict[str, Any] | None:
     if folder is None or folder.status().get("state") != "done" or not folder.result.is_file():
         return None
     result = files.read_json(folder.result)
-    return result if result.get("total_steps") == composed.recipe.budget.steps or composed.recipe.budget.steps is None else None
+    return (
+        result
+        if result.get("total_steps") == composed.recipe.budget.steps or composed.recipe.budget.steps is None
+        else None
+    )
 
 
 def _open_place(composed: Composed, options: RunOptions, ranks: Ranks) -> Place:
@@ -123,7 +123,13 @@ def _open_place(composed: Composed, options: RunOptions, ranks: Ranks) -> Place:
 
 
 def _on_ranks(
-    composed: Composed, options: RunOptions, bus: EventBus, signals: Signals, machine: Machine, ranks: Ranks, material: Any
+    composed: Composed,
+    options: RunOptions,
+    bus: EventBus,
+    signals: Signals,
+    machine: Machine,
+    ranks: Ranks,
+    material: Material,
 ) -> dict[str, Any]:
     def poll() -> None:
         if signals.interruptible and signals.stop:
@@ -159,7 +165,11 @@ def _describe(composed: Composed, folder: RunFolder, machine: Machine, place: Pl
     files.write_atomic(folder.resolved, write_resolved(composed).encode())
     folder.write_environment(versions(), devices(machine))
     folder.write_status(
-        state="running", mode=recipe.run_mode, objective=recipe.objective.name, recipe=composed.shown, name=composed.name
+        state="running",
+        mode=recipe.run_mode,
+        objective=recipe.objective.name,
+        recipe=composed.shown,
+        name=composed.name,
     )
     folder.event("run", "resumed" if place.resumed else "started", sync=True)
 
@@ -319,7 +329,9 @@ class _Session:
         if isinstance(error, KeyboardInterrupt):
             code = int(Exit.INTERRUPTED)
         step = self.tensors.train_state.step
-        kind = "own" if isinstance(error, Failure | KeyboardInterrupt) else "peer" if "onnection" in str(error) else "own"
+        kind = (
+            "own" if isinstance(error, Failure | KeyboardInterrupt) else "peer" if "onnection" in str(error) else "own"
+        )
         self.folder.write_rank_exit(self.ranks.rank, code=code, kind=kind, phase="train", step=step)
         if isinstance(error, KeyboardInterrupt):
             self.checkpointer.abandon()

@@ -7,7 +7,6 @@ crosses a document or a row.
 import hashlib
 import json
 import math
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ def baselines(
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{name}-{secrets.token_hex(4)}")
         temporary.write_text(json.dumps(found), encoding="utf-8")
-        os.rename(temporary, path)
+        temporary.rename(path)
     return found
 
 
@@ -73,9 +72,7 @@ class _Targets:
     second: np.ndarray
 
 
-def _measure(
-    train: RowSource, held_out: RowSource, tokenizer: Tokenizer
-) -> dict[str, dict[str, float]]:
+def _measure(train: RowSource, held_out: RowSource, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
     stride = max(1, -(-train.tokens // COUNTED))
     rows = [_targets(train.row(index)) for index in range(0, len(train), stride)]
     fitted_on = _joined(rows[9::10] or rows)
@@ -159,9 +156,7 @@ class _Model:
         context = np.where(data.second >= 0, self._pair(data.second, data.first), -1)
         seen = self.contexts.of(context)
         pairs = self.twos.of(self._pair(data.first, data.target))
-        triples = np.where(
-            context >= 0, self.threes.of(self._pair(context, data.target)), 0
-        )
+        triples = np.where(context >= 0, self.threes.of(self._pair(context, data.target)), 0)
         one, before = self.unigram(data), self.firsts[data.first]
         two = np.where(before > 0, pairs / np.maximum(before, 1), one)
         three = np.where(seen > 0, triples / np.maximum(seen, 1), two)
@@ -178,10 +173,7 @@ def _fit(model: _Model, data: _Targets) -> np.ndarray:
         shares /= shares.sum(axis=0)
         sums = (
             np.stack(
-                [
-                    np.bincount(bucket, weights=share, minlength=_BUCKETS)
-                    for share in shares
-                ],
+                [np.bincount(bucket, weights=share, minlength=_BUCKETS) for share in shares],
                 axis=1,
             )
             + 1e-3

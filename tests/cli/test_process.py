@@ -52,9 +52,13 @@ def test_nothing_heavy_is_imported(line: str, tmp_path: Path) -> None:
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
     command = f"{sys.executable} -m llmtrain schema | head -c 10; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
         timeout=60,
-    )  # fmt: skip
+    )
     assert done.stderr == ""
     assert done.stdout.endswith("0\n")
 
@@ -78,9 +82,13 @@ def test_a_full_disk_behind_stderr_changes_no_code(tmp_path: Path) -> None:
 def test_closed_streams(tmp_path: Path, redirect: str, code: int) -> None:
     command = f"{sys.executable} -m llmtrain recipes {redirect}"
     done = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
         timeout=60,
-    )  # fmt: skip
+    )
     assert (done.returncode, done.stderr) == (code, "")
 
 

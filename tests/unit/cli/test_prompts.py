@@ -81,14 +81,20 @@ def test_files_go_in_and_out(calls: list[Any], capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("line", "id"),
     [
-        ("predict", "E-CLI-001"), ("predict hi", "E-CLI-005"), ("predict hi --run nope", "E-CLI-005"),
-        ("predict hi --run a --model b", "E-CLI-004"), ("predict hi --input x.txt --model m", "E-CLI-004"),
-        ("predict --input gone.txt --model m", "E-FILE-001"), ("predict --input x.csv --model m", "E-DATA-011"),
-        ("predict hi --output no/where.jsonl --model m", "E-FILE-005"), ("predict hi --output . --model m", "E-FILE-005"),
-        ("predict hi launch.nproc=2 --model m", "E-RECIPE-013"), ("predict hi predict.top_p=2 --model m", "E-RECIPE-005"), 
+        ("predict", "E-CLI-001"),
+        ("predict hi", "E-CLI-005"),
+        ("predict hi --run nope", "E-CLI-005"),
+        ("predict hi --run a --model b", "E-CLI-004"),
+        ("predict hi --input x.txt --model m", "E-CLI-004"),
+        ("predict --input gone.txt --model m", "E-FILE-001"),
+        ("predict --input x.csv --model m", "E-DATA-011"),
+        ("predict hi --output no/where.jsonl --model m", "E-FILE-005"),
+        ("predict hi --output . --model m", "E-FILE-005"),
+        ("predict hi launch.nproc=2 --model m", "E-RECIPE-013"),
+        ("predict hi predict.top_p=2 --model m", "E-RECIPE-005"),
         ("predict hi predict.topp=1 --model m", "E-CLI-002"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_done_is_said_before_anything_starts(
     calls: list[Any], capsys: pytest.CaptureFixture[str], line: str, id: str
 ) -> None:

@@ -34,28 +34,21 @@ WORDS = [
 
 def sentence(number: int, length: int = 12) -> str:
     """A deterministic text, another one for each number."""
-    picked = [
-        WORDS[(number * 7 + step * (number % 5 + 1)) % len(WORDS)]
-        for step in range(length)
-    ]
+    picked = [WORDS[(number * 7 + step * (number % 5 + 1)) % len(WORDS)] for step in range(length)]
     return f"{number} " + " ".join(picked) + "."
 
 
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> FastTokenizer:
     folder = tmp_path_factory.mktemp("tokenizer") / "bpe"
-    return FastTokenizer(
-        train_bpe((sentence(n) for n in range(200)), vocab_size=300, folder=folder)
-    )
+    return FastTokenizer(train_bpe((sentence(n) for n in range(200)), vocab_size=300, folder=folder))
 
 
 @pytest.fixture
 def make(tokenizer: FastTokenizer, tmp_path: Path) -> Callable[..., Prepared]:
     """Prepare sources with keys of the data section; the cache is the test's own."""
 
-    def run(
-        *sources: str | Path | Source, workers: int = 1, seed: int = 1, **keys: object
-    ) -> Prepared:
+    def run(*sources: str | Path | Source, workers: int = 1, seed: int = 1, **keys: object) -> Prepared:
         train = [s if isinstance(s, Source) else Source(path=str(s)) for s in sources]
         section = DataSection(**{"train": train, "seq_len": 16, **keys})
         return prepare(

@@ -17,7 +17,12 @@ AWKWARD = {
     "big5.txt": "big5", "cp949.txt": "cp949", "euc_jp.txt": "euc_jp", "gb18030.txt": "gb18030", "gbk.txt": "gb18030",
     "shift_jis.txt": "shift_jis",
 }  # fmt: skip
-MARKED = {"english_utf8_bom.txt": "utf-8-sig", "polish_utf8_crlf.txt": "utf-8", "spanish_crlf.txt": "utf-8", "subtitles_utf16le_bom.srt": "utf-16"}  # fmt: skip
+MARKED = {
+    "english_utf8_bom.txt": "utf-8-sig",
+    "polish_utf8_crlf.txt": "utf-8",
+    "spanish_crlf.txt": "utf-8",
+    "subtitles_utf16le_bom.srt": "utf-16",
+}
 
 
 def in_pieces(data: bytes, size: int) -> list[bytes]:
@@ -30,37 +35,27 @@ def text_of(path: Path, **keys: str) -> str:
     return "".join(item.text for item in items)
 
 
-@pytest.mark.parametrize(
-    "encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"]
-)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_a_mark_decides_and_is_taken_off(encoding: str, size: int) -> None:
     text = "\u65e5 caf\u00e9 \U0001f600\nend"
     mark = {"utf-8": codecs.BOM_UTF8}.get(encoding, "\ufeff".encode(encoding))
-    chunks = decode(
-        in_pieces(mark + text.encode(encoding), size), file="f", encoding=None
-    )
+    chunks = decode(in_pieces(mark + text.encode(encoding), size), file="f", encoding=None)
     assert "".join(chunks) == text
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    text=st.text(
-        st.characters(blacklist_categories=("Cs",), blacklist_characters="\0\x1b\ufeff")
-    ),
+    text=st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\0\x1b\ufeff")),
     size=st.integers(1, 9),
 )
 def test_utf8_comes_back_however_it_is_cut(text: str, size: int) -> None:
-    assert (
-        "".join(decode(in_pieces(text.encode(), size), file="f", encoding=None)) == text
-    )
+    assert "".join(decode(in_pieces(text.encode(), size), file="f", encoding=None)) == text
 
 
 @settings(max_examples=80, deadline=None)
 @given(data=st.binary(max_size=60), size=st.integers(1, 20))
-def test_arbitrary_bytes_are_read_as_python_reads_them_or_refused_at_its_offset(
-    data: bytes, size: int
-) -> None:
+def test_arbitrary_bytes_are_read_as_python_reads_them_or_refused_at_its_offset(data: bytes, size: int) -> None:
     try:
         expected: str | None = data.decode("utf-8-sig")
         offset = None
@@ -74,12 +69,7 @@ def test_arbitrary_bytes_are_read_as_python_reads_them_or_refused_at_its_offset(
         found = "".join(decode(in_pieces(data, size), file="f", encoding=None))
     except Failure as failure:
         message = failure.problems[0].message
-        assert (
-            marked
-            or "\0" in data.decode("latin-1")
-            or b"\x1b" in data
-            or f"offset {offset:,}" in message
-        )
+        assert marked or "\0" in data.decode("latin-1") or b"\x1b" in data or f"offset {offset:,}" in message
     else:
         assert marked or found == expected
 
@@ -90,9 +80,7 @@ def test_the_offset_and_line_of_a_bad_byte_are_true(size: int) -> None:
     with pytest.raises(Failure) as caught:
         list(decode(in_pieces(data, size), file="f", encoding=None))
     problem = caught.value.problems[0]
-    assert (problem.place.line, "offset 20 " in problem.message) == (3, True), (
-        problem.message
-    )
+    assert (problem.place.line, "offset 20 " in problem.message) == (3, True), problem.message
 
 
 @pytest.mark.parametrize(
@@ -126,16 +114,12 @@ def test_line_ends_of_plain_text_become_line_feeds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", MARKED)
 def test_real_files_with_evidence_are_read(name: str, shared: Path) -> None:
     path = shared / "awkward" / name
-    truth = (
-        path.read_bytes().decode(MARKED[name]).replace("\r\n", "\n").replace("\r", "\n")
-    )
+    truth = path.read_bytes().decode(MARKED[name]).replace("\r\n", "\n").replace("\r", "\n")
     assert text_of(path, documents="file") == truth
 
 
 @pytest.mark.parametrize("name", AWKWARD)
-def test_real_files_without_evidence_are_refused_with_the_right_advice(
-    name: str, shared: Path
-) -> None:
+def test_real_files_without_evidence_are_refused_with_the_right_advice(name: str, shared: Path) -> None:
     path = shared / "awkward" / name
     data = path.read_bytes()
     with pytest.raises(UnicodeDecodeError) as truth:
@@ -143,10 +127,7 @@ def test_real_files_without_evidence_are_refused_with_the_right_advice(
     with pytest.raises(Failure) as caught:
         text_of(path)
     problem = caught.value.problems[0]
-    assert (
-        f"0x{data[truth.value.start]:02x} at offset {truth.value.start:,} "
-        in problem.message
-    )
+    assert f"0x{data[truth.value.start]:02x} at offset {truth.value.start:,} " in problem.message
     assert problem.place.line == data.count(b"\n", 0, truth.value.start) + 1
     assert likely_encodings(data)[0] == AWKWARD[name]
     assert text_of(path, encoding=AWKWARD[name]) == data.decode(AWKWARD[name])
@@ -159,15 +140,26 @@ def test_a_latin1_file_is_advised_as_such(shared: Path) -> None:
     assert caught.value.problems[0].hint.startswith("add `encoding: cp1252`")
 
 
-@pytest.mark.parametrize("name", ["c4_demo.jsonl", "c4_train_200.parquet", "dolma_cc_0091.jsonl.gz", "dolma_cc_0091.jsonl.zst", "tinyshakespeare.txt", "wiki_demo.txt"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "c4_demo.jsonl",
+        "c4_train_200.parquet",
+        "dolma_cc_0091.jsonl.gz",
+        "dolma_cc_0091.jsonl.zst",
+        "tinyshakespeare.txt",
+        "wiki_demo.txt",
+    ],
+)
 def test_real_training_files_are_read(name: str, shared: Path) -> None:
-    opened = open_source(
-        Source(path=str(shared / "pretrain" / name)), key="data.train[0]"
-    )
+    opened = open_source(Source(path=str(shared / "pretrain" / name)), key="data.train[0]")
     items = list(file_documents(opened.files[0], opened.source))
     documents = sum(item.last for item in items)
-    assert documents == {"c4_demo.jsonl": 300, "c4_train_200.parquet": 200, "tinyshakespeare.txt": 1, "wiki_demo.txt": 1}.get(name, 10)  # fmt: skip
+    assert documents == {
+        "c4_demo.jsonl": 300,
+        "c4_train_200.parquet": 200,
+        "tinyshakespeare.txt": 1,
+        "wiki_demo.txt": 1,
+    }.get(name, 10)
     if name.endswith(".txt"):
-        assert "".join(item.text for item in items) == (
-            shared / "pretrain" / name
-        ).read_text("utf-8")
+        assert "".join(item.text for item in items) == (shared / "pretrain" / name).read_text("utf-8")

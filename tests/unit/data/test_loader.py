@@ -27,9 +27,7 @@ class Numbers:
         if index == self.fail_at:
             raise ValueError("broken row")
         ids = np.array([index], np.int32)
-        return Row(
-            ids=ids, labels=ids, positions=ids * 0, source="numbers", index=index
-        )
+        return Row(ids=ids, labels=ids, positions=ids * 0, source="numbers", index=index)
 
     def place(self, index: int) -> str:
         return f"file:{index}"
@@ -68,17 +66,11 @@ def test_drop_last_leaves_the_small_window_out() -> None:
 def test_any_layout_sees_the_rows_of_the_step(ranks: int, micro_size: int) -> None:
     for step in range(4):
         whole = loader(micro_size=8).batch(step)
-        parts = [
-            loader(ranks=ranks, rank=rank, micro_size=micro_size).batch(step)
-            for rank in range(ranks)
-        ]
+        parts = [loader(ranks=ranks, rank=rank, micro_size=micro_size).batch(step) for rank in range(ranks)]
         assert len({len(part.micro_batches) for part in parts}) == 1
         assert len(parts[0].micro_batches) == -(-whole.rows // (ranks * micro_size))
         interleaved = [
-            row
-            for group in zip(*(part.micro_batches for part in parts), strict=True)
-            for m in group
-            for row in m
+            row for group in zip(*(part.micro_batches for part in parts), strict=True) for m in group for row in m
         ]
         assert interleaved == rows_of(whole)
         assert all(part.samples == whole.samples for part in parts)
@@ -88,9 +80,7 @@ def test_any_layout_sees_the_rows_of_the_step(ranks: int, micro_size: int) -> No
 def test_prefetching_changes_nothing(prefetch: int) -> None:
     made = list(loader(prefetch=prefetch).steps(2, 9))
     assert [batch.step for batch in made] == list(range(2, 9))
-    assert [rows_of(batch) for batch in made] == [
-        rows_of(loader().batch(step)) for step in range(2, 9)
-    ]
+    assert [rows_of(batch) for batch in made] == [rows_of(loader().batch(step)) for step in range(2, 9)]
     assert all(batch.data_wait >= 0 for batch in made)
 
 
@@ -121,10 +111,7 @@ def test_an_error_in_the_thread_reaches_the_loop() -> None:
 
 def test_skipped_windows_are_passed_over() -> None:
     plain = [rows_of(loader(200).batch(step)) for step in range(20)]
-    skipping = [
-        rows_of(loader(200, skip_steps=[[5, 7], [2, 2], [6, 8]]).batch(step))
-        for step in range(10)
-    ]
+    skipping = [rows_of(loader(200, skip_steps=[[5, 7], [2, 2], [6, 8]]).batch(step)) for step in range(10)]
     assert skipping == [plain[i] for i in (0, 2, 3, 8, 9, 10, 11, 12, 13, 14)]
 
 
@@ -134,28 +121,17 @@ def test_a_restart_begins_with_the_first_window() -> None:
 
 def test_samples_are_named() -> None:
     sequential = loader(shuffle=False)
-    assert (
-        sequential.describe([3, 4]) == "numbers row 3 (file:3), numbers row 4 (file:4)"
-    )
+    assert sequential.describe([3, 4]) == "numbers row 3 (file:3), numbers row 4 (file:4)"
     assert sequential.describe(range(20), limit=2).endswith("and 18 more")
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3])
 @pytest.mark.parametrize("batch_size", [1, 4, 16])
 @pytest.mark.parametrize("count", [1, 7, 16])
-def test_evaluation_sees_each_row_once_on_any_layout(
-    ranks: int, batch_size: int, count: int
-) -> None:
+def test_evaluation_sees_each_row_once_on_any_layout(ranks: int, batch_size: int, count: int) -> None:
     loaders = [
-        EvalLoader(
-            Numbers(count), batch_size=batch_size, collate=numbers, ranks=ranks, rank=r
-        )
-        for r in range(ranks)
+        EvalLoader(Numbers(count), batch_size=batch_size, collate=numbers, ranks=ranks, rank=r) for r in range(ranks)
     ]
     made = [list(each) for each in loaders]
-    assert len({len(batches) for batches in made}) == 1 and len(made[0]) == len(
-        loaders[0]
-    )
-    assert sorted(
-        row for batches in made for batch in batches for row in batch
-    ) == list(range(count))
+    assert len({len(batches) for batches in made}) == 1 and len(made[0]) == len(loaders[0])
+    assert sorted(row for batches in made for batch in batches for row in batch) == list(range(count))

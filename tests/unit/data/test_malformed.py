@@ -1,4 +1,4 @@
-"""Corpus D: malformed data files. Each names the error, the line and a part of the message; nothing may be left behind."""
+"""Corpus D: malformed data files; each names the error, the line and a part of the message; nothing is left."""
 
 import bz2
 import gzip
@@ -34,9 +34,7 @@ def parquet(content: pyarrow.Table) -> bytes:
 
 def arrow(content: pyarrow.Table, stream: bool = False) -> bytes:
     sink = io.BytesIO()
-    with (pyarrow.ipc.new_stream if stream else pyarrow.ipc.new_file)(
-        sink, content.schema
-    ) as writer:
+    with (pyarrow.ipc.new_stream if stream else pyarrow.ipc.new_file)(sink, content.schema) as writer:
         writer.write_table(content)
     return sink.getvalue()
 
@@ -145,8 +143,14 @@ ENCODINGS = [
     ("UTF-16 cut", b"\xff\xfe" + '{"text": "a"}\n'.encode("utf-16-le")[:-1], "E-DATA-002", 1, "ends inside"),
     ("UTF-32 beyond", b"\xff\xfe\0\0" + b"\0\0\x11\0", "E-DATA-002", 1, "utf-32-le"),
     ("ISO-2022-JP", '{"text": "\u65e5\u672c"}\n'.encode("iso2022_jp"), "E-DATA-002", 1, "ISO-2022-JP"),
-    ("shift_jis far in", GOOD * 90_000 + '{"text": "\u65e5\u672c\u8a9e"}\n'.encode("shift_jis"), "E-DATA-002", 90_001, "not utf-8"),
-]  # fmt: skip
+    (
+        "shift_jis far in",
+        GOOD * 90_000 + '{"text": "\u65e5\u672c\u8a9e"}\n'.encode("shift_jis"),
+        "E-DATA-002",
+        90_001,
+        "not utf-8",
+    ),
+]
 OTHERS = [
     ("json", b'[{"text": "a"}, {"text": "b"', "E-DATA-001", 1, "item 2"),
     (
@@ -219,12 +223,12 @@ OTHERS = [
 ]
 
 CASES = [("jsonl", name, *rest) for name, *rest in (*JSON_LINES, *ENCODINGS)]
-CASES += [
-    (kind, f"{kind} {number}", *rest) for number, (kind, *rest) in enumerate(OTHERS)
-]
+CASES += [(kind, f"{kind} {number}", *rest) for number, (kind, *rest) in enumerate(OTHERS)]
 
 
-@pytest.mark.parametrize(("kind", "content", "id", "line", "expected"), [(c[0], *c[2:]) for c in CASES], ids=[c[1] for c in CASES])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "content", "id", "line", "expected"), [(c[0], *c[2:]) for c in CASES], ids=[c[1] for c in CASES]
+)
 def test_a_malformed_file_is_named(
     kind: str,
     content: bytes,
@@ -255,9 +259,7 @@ def test_there_are_enough_of_them() -> None:
     assert len(CASES) >= 60
 
 
-def test_a_line_beyond_the_cap_is_named_in_flat_memory(
-    tmp_path: Path, make: Callable[..., Any]
-) -> None:
+def test_a_line_beyond_the_cap_is_named_in_flat_memory(tmp_path: Path, make: Callable[..., Any]) -> None:
     path = tmp_path / "long.jsonl"
     with open(path, "wb") as handle:
         handle.write(GOOD + b'{"text": "')
@@ -341,9 +343,7 @@ def test_a_key_that_no_file_can_use_is_refused(
     assert caught.value.problems[0].key == key
 
 
-def test_problems_of_all_sources_come_at_once(
-    tmp_path: Path, make: Callable[..., Any]
-) -> None:
+def test_problems_of_all_sources_come_at_once(tmp_path: Path, make: Callable[..., Any]) -> None:
     with pytest.raises(Failure) as caught:
         make(tmp_path / "a.txt", tmp_path / "b.txt")
     assert [problem.place.file for problem in caught.value.problems] == [
@@ -352,30 +352,22 @@ def test_problems_of_all_sources_come_at_once(
     ]
 
 
-def test_bad_rows_are_skipped_counted_and_listed(
-    tmp_path: Path, make: Callable[..., Any]
-) -> None:
+def test_bad_rows_are_skipped_counted_and_listed(tmp_path: Path, make: Callable[..., Any]) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(GOOD * 30 + b"{,}\n" + GOOD + b'{"text": 1}\n' + GOOD)
     prepared = make(path, on_bad_row="skip", eval=[])
     entry = prepared.ledger.sources[0]
     assert (entry.bad_rows, entry.documents) == (2, 32)
-    assert entry.bad[0].startswith(f"{path}:31: not valid JSON") and entry.bad[
-        1
-    ].startswith(f"{path}:33: column")
+    assert entry.bad[0].startswith(f"{path}:31: not valid JSON") and entry.bad[1].startswith(f"{path}:33: column")
     assert "2 bad rows skipped" in prepared.ledger.notices[0]
 
 
-def test_values_in_messages_cannot_steer_a_terminal(
-    tmp_path: Path, make: Callable[..., Any]
-) -> None:
+def test_values_in_messages_cannot_steer_a_terminal(tmp_path: Path, make: Callable[..., Any]) -> None:
     path = tmp_path / "data.jsonl"
     path.write_bytes(json.dumps({"\x1b[31mred\r": 1}).encode() + b"\n")
     with pytest.raises(Failure) as caught:
         make(path)
-    assert "\x1b" not in render(caught.value.problems[0]) and "\r" not in render(
-        caught.value.problems[0]
-    )
+    assert "\x1b" not in render(caught.value.problems[0]) and "\r" not in render(caught.value.problems[0])
 
 
 ROWS = [
@@ -396,39 +388,23 @@ ACCEPTED = {
     "blank.jsonl": ("\n\n" + lines_of(ROWS, "\n\n \t\n")).encode(),
     "no_end.jsonl": lines_of(ROWS).rstrip("\n").encode(),
     "ascii.jsonl": "".join(json.dumps({"text": row}) + "\n" for row in ROWS).encode(),
-    "extra.jsonl": "".join(
-        json.dumps({"id": 1, "text": row, "m": {"a": [None]}}) + "\n" for row in ROWS
-    ).encode(),
+    "extra.jsonl": "".join(json.dumps({"id": 1, "text": row, "m": {"a": [None]}}) + "\n" for row in ROWS).encode(),
     "utf16.jsonl": lines_of(ROWS).encode("utf-16"),
     "utf32.jsonl": lines_of(ROWS).encode("utf-32"),
     "upper.JSONL": lines_of(ROWS).encode(),
     "gz.jsonl.gz": gzip.compress(lines_of(ROWS).encode()),
-    "members.jsonl.gz": b"".join(
-        gzip.compress(lines_of([row]).encode()) for row in ROWS
-    ),
+    "members.jsonl.gz": b"".join(gzip.compress(lines_of([row]).encode()) for row in ROWS),
     "zst.jsonl.zst": zstandard.compress(lines_of(ROWS).encode()),
-    "frames.jsonl.zst": b"".join(
-        zstandard.compress(lines_of([row]).encode()) for row in ROWS
-    ),
+    "frames.jsonl.zst": b"".join(zstandard.compress(lines_of([row]).encode()) for row in ROWS),
     "array.json": json.dumps([{"text": row} for row in ROWS], indent=2).encode(),
     "lines.json": lines_of(ROWS).encode(),
-    "array.json.gz": gzip.compress(
-        json.dumps([{"text": row} for row in ROWS]).encode()
-    ),
-    "table.csv": (
-        "text,id\n" + "".join('"' + r.replace('"', '""') + '",1\n' for r in ROWS)
-    ).encode(),
-    "crlf.csv": (
-        "\ufefftext\r\n" + "".join('"' + r.replace('"', '""') + '"\r\n' for r in ROWS)
-    ).encode(),
-    "table.tsv": (
-        "id\ttext\n" + "".join('1\t"' + r.replace('"', '""') + '"\n' for r in ROWS)
-    ).encode(),
+    "array.json.gz": gzip.compress(json.dumps([{"text": row} for row in ROWS]).encode()),
+    "table.csv": ("text,id\n" + "".join('"' + r.replace('"', '""') + '",1\n' for r in ROWS)).encode(),
+    "crlf.csv": ("\ufefftext\r\n" + "".join('"' + r.replace('"', '""') + '"\r\n' for r in ROWS)).encode(),
+    "table.tsv": ("id\ttext\n" + "".join('1\t"' + r.replace('"', '""') + '"\n' for r in ROWS)).encode(),
     "table.parquet": parquet(table(ROWS)),
     "large.parquet": parquet(table(ROWS, pyarrow.large_string())),
-    "words.parquet": parquet(
-        table(ROWS, pyarrow.dictionary(pyarrow.int32(), pyarrow.string()))
-    ),
+    "words.parquet": parquet(table(ROWS, pyarrow.dictionary(pyarrow.int32(), pyarrow.string()))),
     "file.arrow": arrow(table(ROWS)),
     "stream.arrow": arrow(table(ROWS), stream=True),
 }

@@ -16,9 +16,7 @@ def test_a_permutation_hits_each_index_once(n: int) -> None:
 
 def test_many_equals_at() -> None:
     permutation = Permutation(997, key=5)
-    assert permutation.many(np.arange(997)).tolist() == [
-        permutation.at(index) for index in range(997)
-    ]
+    assert permutation.many(np.arange(997)).tolist() == [permutation.at(index) for index in range(997)]
 
 
 def test_a_permutation_is_the_same_on_every_machine() -> None:
@@ -46,8 +44,7 @@ def test_each_row_comes_once_an_epoch(n: int, shuffle: bool) -> None:
     for epoch in range(3):
         draws = [order.draw(epoch * 3 * n + index) for index in range(3 * n)]
         assert Counter(draws) == Counter(
-            [(0, row, epoch) for row in range(n)]
-            + [(1, row, epoch) for row in range(2 * n)]
+            [(0, row, epoch) for row in range(n)] + [(1, row, epoch) for row in range(2 * n)]
         )
         if not shuffle:
             assert [draw[:2] for draw in draws[:n]] == [(0, row) for row in range(n)]
@@ -83,9 +80,7 @@ def test_weights_multiply_rows(shuffle: bool) -> None:
 def test_seeking_far_equals_walking_there() -> None:
     order = Order([1000, 37], [1.0, 2.5], seed=9, shuffle=True)
     walked = [order.draw(index) for index in range(5000)]
-    assert (
-        Order([1000, 37], [1.0, 2.5], seed=9, shuffle=True).draw(4321) == walked[4321]
-    )
+    assert Order([1000, 37], [1.0, 2.5], seed=9, shuffle=True).draw(4321) == walked[4321]
     source, row, epoch = order.draw(10**12)
     assert (source in (0, 1), row < 1000, epoch) == (
         True,

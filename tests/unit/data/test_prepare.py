@@ -1,4 +1,4 @@
-"""Preparation: never a stale cache, the same result for any number of workers, a split that stays, counts that close."""
+"""Preparation: never a stale cache, the same for any number of workers, a split that stays, counts that close."""
 
 import json
 import os
@@ -28,9 +28,7 @@ Make = Callable[..., Prepared]
 
 
 def write(path: Path, numbers: range | list[int], length: int = 12) -> Path:
-    path.write_text(
-        "".join(json.dumps({"text": sentence(n, length)}) + "\n" for n in numbers)
-    )
+    path.write_text("".join(json.dumps({"text": sentence(n, length)}) + "\n" for n in numbers))
     return path
 
 
@@ -63,9 +61,7 @@ def test_a_byte_changed_behind_the_back_is_noticed(make: Make, tmp_path: Path) -
     assert not second.from_cache and second.fingerprint != first.fingerprint
 
 
-def test_a_touched_or_moved_file_is_not_tokenised_again(
-    make: Make, tmp_path: Path
-) -> None:
+def test_a_touched_or_moved_file_is_not_tokenised_again(make: Make, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", range(100))
     make(path)
     os.utime(path, (1, 1))
@@ -78,16 +74,9 @@ def test_a_touched_or_moved_file_is_not_tokenised_again(
     "keys",
     [{"columns": {"text": "other"}}, {"limit": 5}, {"encoding": "latin-1"}],
 )
-def test_a_setting_that_decides_documents_makes_another_entry(
-    keys: dict[str, Any], make: Make, tmp_path: Path
-) -> None:
+def test_a_setting_that_decides_documents_makes_another_entry(keys: dict[str, Any], make: Make, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps({"text": sentence(n), "other": sentence(n + 1)}) + "\n"
-            for n in range(50)
-        )
-    )
+    path.write_text("".join(json.dumps({"text": sentence(n), "other": sentence(n + 1)}) + "\n" for n in range(50)))
     first = make(path, eval=[])
     second = make(Source(path=str(path), **keys), eval=[])
     assert not second.from_cache and second.fingerprint != first.fingerprint
@@ -102,9 +91,7 @@ def test_another_tokenizer_of_the_same_size_makes_another_entry(
     other = FastTokenizer(train_bpe(texts, vocab_size=300, folder=tmp_path / "other"))
     assert (other.vocab_size, other.eos_id) == (tokenizer.vocab_size, tokenizer.eos_id)
     section = DataSection(train=[Source(path=str(path))], seq_len=16)
-    assert not prepare(
-        section, other, seed=1, cache=tmp_path / "cache", workers=1, offline=True
-    ).from_cache
+    assert not prepare(section, other, seed=1, cache=tmp_path / "cache", workers=1, offline=True).from_cache
 
 
 @pytest.mark.parametrize(
@@ -116,9 +103,7 @@ def test_another_tokenizer_of_the_same_size_makes_another_entry(
         {"eval": EvalSplit(fraction=0.1)},
     ],
 )
-def test_what_only_cuts_rows_keeps_the_tokens(
-    keys: dict[str, Any], make: Make, tmp_path: Path
-) -> None:
+def test_what_only_cuts_rows_keeps_the_tokens(keys: dict[str, Any], make: Make, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", range(100))
     first, second = make(path), make(path, **keys)
     assert second.from_cache and second.fingerprint != first.fingerprint
@@ -142,12 +127,8 @@ def damage_missing(folder: Path) -> None:
     (folder / "tokens.bin").unlink()
 
 
-@pytest.mark.parametrize(
-    "damage", [damage_flip, damage_cut, damage_meta, damage_missing]
-)
-def test_a_damaged_entry_is_built_anew(
-    damage: Callable[[Path], None], make: Make, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("damage", [damage_flip, damage_cut, damage_meta, damage_missing])
+def test_a_damaged_entry_is_built_anew(damage: Callable[[Path], None], make: Make, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", range(100))
     before = make(path).train.row(0).ids
     damage(entries(tmp_path)[0])
@@ -169,9 +150,7 @@ def test_what_a_dead_builder_left_is_swept(make: Make, tmp_path: Path) -> None:
 def test_builders_may_race(make: Make, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", range(300))
     found: list[Prepared] = []
-    threads = [
-        threading.Thread(target=lambda: found.append(make(path))) for _ in range(4)
-    ]
+    threads = [threading.Thread(target=lambda: found.append(make(path))) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -180,9 +159,7 @@ def test_builders_may_race(make: Make, tmp_path: Path) -> None:
     assert len(entries(tmp_path)) == 1
 
 
-def test_stopping_leaves_nothing_half_made(
-    make: Make, tokenizer: FastTokenizer, tmp_path: Path
-) -> None:
+def test_stopping_leaves_nothing_half_made(make: Make, tokenizer: FastTokenizer, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", range(30_000))
     calls = []
 
@@ -211,64 +188,40 @@ def test_the_number_of_workers_changes_no_byte(make: Make, tmp_path: Path) -> No
     written = []
     for workers in (1, 3):
         make(tmp_path / "a.jsonl", tmp_path / "b.txt", workers=workers)
-        written.append(
-            {
-                p.name: [f.read_bytes() for f in sorted(p.iterdir())]
-                for p in entries(tmp_path)
-            }
-        )
+        written.append({p.name: [f.read_bytes() for f in sorted(p.iterdir())] for p in entries(tmp_path)})
         for folder in entries(tmp_path):
             folder.rename(tmp_path / f"{workers}-{folder.name}")
     assert written[0] == written[1]
 
 
-def test_documents_end_with_the_end_of_text(
-    make: Make, tokenizer: FastTokenizer, tmp_path: Path
-) -> None:
-    prepared = make(
-        write(tmp_path / "a.jsonl", range(20)), eval=[], packing=False, seq_len=200
-    )
+def test_documents_end_with_the_end_of_text(make: Make, tokenizer: FastTokenizer, tmp_path: Path) -> None:
+    prepared = make(write(tmp_path / "a.jsonl", range(20)), eval=[], packing=False, seq_len=200)
     assert texts(prepared.train, tokenizer) == [sentence(n) for n in range(20)]
-    assert all(
-        prepared.train.row(index).ids[-1] == tokenizer.eos_id for index in range(20)
-    )
+    assert all(prepared.train.row(index).ids[-1] == tokenizer.eos_id for index in range(20))
 
 
-def test_packed_and_single_rows_hold_the_same_tokens(
-    make: Make, tokenizer: FastTokenizer, tmp_path: Path
-) -> None:
+def test_packed_and_single_rows_hold_the_same_tokens(make: Make, tokenizer: FastTokenizer, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", range(40))
     packed, single = (
         make(path, eval=[]),
         make(path, eval=[], packing=False, seq_len=400),
     )
-    ids = [
-        np.concatenate([p.train.row(i).ids for i in range(len(p.train))]).tolist()
-        for p in (packed, single)
-    ]
+    ids = [np.concatenate([p.train.row(i).ids for i in range(len(p.train))]).tolist() for p in (packed, single)]
     assert ids[0] == ids[1]
 
 
-def test_the_split_stays_when_documents_are_added(
-    make: Make, tokenizer: FastTokenizer, tmp_path: Path
-) -> None:
+def test_the_split_stays_when_documents_are_added(make: Make, tokenizer: FastTokenizer, tmp_path: Path) -> None:
     keys = {"packing": False, "seq_len": 200, "eval": EvalSplit(fraction=0.2)}
     first = make(write(tmp_path / "a.jsonl", range(200)), **keys)
     second = make(write(tmp_path / "b.jsonl", [*range(500, 600), *range(200)]), **keys)
     held = set(texts(first.evals[""], tokenizer))
     assert 20 < len(held) < 60
-    assert held == {
-        text
-        for text in texts(second.evals[""], tokenizer)
-        if int(text.split()[0]) < 500
-    }
+    assert held == {text for text in texts(second.evals[""], tokenizer) if int(text.split()[0]) < 500}
     other = make(tmp_path / "a.jsonl", seed=2, **keys)
     assert held != set(texts(other.evals[""], tokenizer))
 
 
-def test_copies_of_a_document_stay_on_one_side(
-    make: Make, tokenizer: FastTokenizer, tmp_path: Path
-) -> None:
+def test_copies_of_a_document_stay_on_one_side(make: Make, tokenizer: FastTokenizer, tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [*range(60), *range(60)])
     write(tmp_path / "b.jsonl", range(30))
     prepared = make(
@@ -278,27 +231,15 @@ def test_copies_of_a_document_stay_on_one_side(
         seq_len=200,
         eval=EvalSplit(fraction=0.3),
     )
-    assert not set(texts(prepared.train, tokenizer)) & set(
-        texts(prepared.evals[""], tokenizer)
-    )
-    assert (
-        prepared.ledger.total("documents") + prepared.ledger.total("documents", "eval")
-        == 150
-    )
+    assert not set(texts(prepared.train, tokenizer)) & set(texts(prepared.evals[""], tokenizer))
+    assert prepared.ledger.total("documents") + prepared.ledger.total("documents", "eval") == 150
 
 
-def test_one_long_text_is_split_at_its_end(
-    make: Make, tokenizer: FastTokenizer, tmp_path: Path
-) -> None:
+def test_one_long_text_is_split_at_its_end(make: Make, tokenizer: FastTokenizer, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("\n".join(sentence(n) for n in range(300)))
     prepared = make(tmp_path / "a.txt", eval=EvalSplit(fraction=0.1))
-    assert (
-        prepared.ledger.split == "tail"
-        and "end of each document" in prepared.ledger.notices[0]
-    )
-    held = sum(
-        len(prepared.evals[""].row(i).ids) for i in range(len(prepared.evals[""]))
-    )
+    assert prepared.ledger.split == "tail" and "end of each document" in prepared.ledger.notices[0]
+    held = sum(len(prepared.evals[""].row(i).ids) for i in range(len(prepared.evals[""])))
     assert held == pytest.approx(prepared.tokens * 0.1, abs=1)
     assert sentence(299) in "".join(texts(prepared.evals[""], tokenizer))
     assert sentence(0) in "".join(texts(prepared.train, tokenizer))
@@ -315,8 +256,7 @@ def test_too_little_to_split_is_said(make: Make, tmp_path: Path) -> None:
 
 def test_eval_sources_and_their_names(make: Make, tmp_path: Path) -> None:
     train, one, two = (
-        write(tmp_path / f"{n}.jsonl", r)
-        for n, r in [("t", range(50)), ("one", range(45, 60)), ("two", range(70, 80))]
+        write(tmp_path / f"{n}.jsonl", r) for n, r in [("t", range(50)), ("one", range(45, 60)), ("two", range(70, 80))]
     )
     sources = [Source(path=str(one)), Source(path=str(two), name="second")]
     assert list(make(train, eval=sources[:1]).evals) == [""]
@@ -327,21 +267,14 @@ def test_eval_sources_and_their_names(make: Make, tmp_path: Path) -> None:
         "eval:one.jsonl",
         "eval:second",
     ]
-    assert (
-        prepared.ledger.shared_documents == 5
-        and "5 documents" in prepared.ledger.notices[0]
-    )
+    assert prepared.ledger.shared_documents == 5 and "5 documents" in prepared.ledger.notices[0]
 
 
 @pytest.mark.parametrize("packing", [True, False])
 @pytest.mark.parametrize("overflow", ["auto", "split", "truncate", "drop"])
-def test_the_ledger_equals_a_count_of_the_rows(
-    packing: bool, overflow: str, make: Make, tmp_path: Path
-) -> None:
+def test_the_ledger_equals_a_count_of_the_rows(packing: bool, overflow: str, make: Make, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text(
-        "".join(json.dumps({"text": sentence(n, n % 30)}) + "\n" for n in range(100))
-    )
+    path.write_text("".join(json.dumps({"text": sentence(n, n % 30)}) + "\n" for n in range(100)))
     prepared = make(
         path,
         packing=packing,
@@ -349,9 +282,7 @@ def test_the_ledger_equals_a_count_of_the_rows(
         seq_len=24,
         eval=EvalSplit(fraction=0.2),
     )
-    for entry, rows in zip(
-        prepared.ledger.sources, (prepared.train, prepared.evals[""]), strict=True
-    ):
+    for entry, rows in zip(prepared.ledger.sources, (prepared.train, prepared.evals[""]), strict=True):
         labels = [rows.row(index).labels for index in range(len(rows))]
         assert entry.supervised == sum(int((part != IGNORED).sum()) for part in labels)
         assert entry.masked == sum(int((part == IGNORED).sum()) for part in labels)
@@ -361,20 +292,12 @@ def test_the_ledger_equals_a_count_of_the_rows(
     assert raw == prepared.tokens
     assert (prepared.ledger.total("truncated") > 0) == (overflow == "truncate")
     assert (prepared.ledger.total("dropped_documents") > 0) == (overflow == "drop")
-    assert (
-        Ledger.from_json(json.loads(json.dumps(prepared.ledger.to_json())))
-        == prepared.ledger
-    )
+    assert Ledger.from_json(json.loads(json.dumps(prepared.ledger.to_json()))) == prepared.ledger
 
 
 def test_overflow_error_names_the_row(make: Make, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps({"text": sentence(n, 200 if n == 6 else 3)}) + "\n"
-            for n in range(10)
-        )
-    )
+    path.write_text("".join(json.dumps({"text": sentence(n, 200 if n == 6 else 3)}) + "\n" for n in range(10)))
     with pytest.raises(Failure) as caught:
         make(path, overflow="error", seq_len=64, eval=[])
     problem = caught.value.problems[0]
@@ -386,19 +309,10 @@ def test_overflow_error_names_the_row(make: Make, tmp_path: Path) -> None:
     assert "is 64" in problem.message
 
 
-@pytest.mark.parametrize(
-    ("overflow", "name"), [("truncate", "truncated"), ("drop", "dropped")]
-)
-def test_a_limit_passed_stops_before_the_start(
-    overflow: str, name: str, make: Make, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("overflow", "name"), [("truncate", "truncated"), ("drop", "dropped")])
+def test_a_limit_passed_stops_before_the_start(overflow: str, name: str, make: Make, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
-    path.write_text(
-        "".join(
-            json.dumps({"text": sentence(n, 60 if n % 2 else 3)}) + "\n"
-            for n in range(10)
-        )
-    )
+    path.write_text("".join(json.dumps({"text": sentence(n, 60 if n % 2 else 3)}) + "\n" for n in range(10)))
     with pytest.raises(Failure) as caught:
         make(
             path,
@@ -412,13 +326,9 @@ def test_a_limit_passed_stops_before_the_start(
     assert "the limit is 10.0%" in problem.message
 
 
-def test_limit_takes_the_first_documents(
-    make: Make, tokenizer: FastTokenizer, tmp_path: Path
-) -> None:
+def test_limit_takes_the_first_documents(make: Make, tokenizer: FastTokenizer, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", range(50))
-    prepared = make(
-        Source(path=str(path), limit=7), eval=[], packing=False, seq_len=200
-    )
+    prepared = make(Source(path=str(path), limit=7), eval=[], packing=False, seq_len=200)
     assert texts(prepared.train, tokenizer) == [sentence(n) for n in range(7)]
 
 
@@ -435,12 +345,7 @@ def test_folders_globs_and_lines(make: Make, tmp_path: Path) -> None:
         ("data: 1 files of unknown types passed over",),
     )
     assert make(f"{tmp_path}/data/**/*.jsonl", eval=[]).documents == 5
-    assert (
-        make(
-            Source(path=str(tmp_path / "data" / "a.txt"), documents="lines"), eval=[]
-        ).documents
-        == 3
-    )
+    assert make(Source(path=str(tmp_path / "data" / "a.txt"), documents="lines"), eval=[]).documents == 3
 
 
 @pytest.mark.parametrize(
@@ -490,18 +395,11 @@ def test_a_tokenizer_is_trained_once_per_content(tmp_path: Path) -> None:
 def test_the_builtin_text_is_real_and_in_a_fixed_order() -> None:
     from llmtrain.data.sources import documents
 
-    opened = [
-        open_sources(
-            [Source(path="builtin:python-docs")], key="data.train", offline=True
-        )[0]
-        for _ in range(2)
-    ]
+    opened = [open_sources([Source(path="builtin:python-docs")], key="data.train", offline=True)[0] for _ in range(2)]
     assert opened[0].files == opened[1].files
     found = [piece.text for _, piece in documents(opened[0])]
     assert sum(map(len, found)) > 1_500_000
-    assert found[0].startswith('The "assert" statement') and any(
-        'The "for" statement' in text for text in found
-    )
+    assert found[0].startswith('The "assert" statement') and any('The "for" statement' in text for text in found)
 
 
 def test_an_unknown_builtin_is_refused(make: Make) -> None:
@@ -509,9 +407,7 @@ def test_an_unknown_builtin_is_refused(make: Make) -> None:
         make("builtin:python-doc")
 
 
-def test_hub_data_without_the_extra_say_what_to_install(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hub_data_without_the_extra_say_what_to_install(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
     monkeypatch.setitem(sys.modules, "datasets", None)

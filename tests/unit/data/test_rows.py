@@ -21,12 +21,8 @@ def stream(lengths: list[int]) -> Stream:
     ends = np.cumsum(np.array(lengths) + 1)
     starts = ends - np.array(lengths)
     tokens = np.arange(int(ends[-1]), dtype=np.uint16) + 1000
-    segments = Segments(
-        starts=starts.astype(np.int64), lengths=np.array(lengths, np.int64)
-    )
-    return Stream(
-        tokens=tokens, segments=segments, source="s", locate=lambda token: f"f:{token}"
-    )
+    segments = Segments(starts=starts.astype(np.int64), lengths=np.array(lengths, np.int64))
+    return Stream(tokens=tokens, segments=segments, source="s", locate=lambda token: f"f:{token}")
 
 
 def flat(lengths: list[int]) -> list[tuple[int, bool]]:
@@ -48,10 +44,7 @@ def check(source: RowSource, expected: list[list[tuple[int, bool]]]) -> None:
         for place, (_, starts) in enumerate(content):
             positions.append(0 if starts or place == 0 else positions[-1] + 1)
         assert row.positions.tolist() == positions
-        wanted = [
-            IGNORED if position == 0 else id
-            for (id, _), position in zip(content, positions, strict=True)
-        ]
+        wanted = [IGNORED if position == 0 else id for (id, _), position in zip(content, positions, strict=True)]
         assert row.labels.tolist() == wanted
         assert (row.index, source.place(index)) == (index, f"f:{content[0][0] - 1000}")
     assert source.tokens == sum(len(content) for content in expected)
@@ -64,35 +57,24 @@ lengths = st.lists(st.integers(1, 20), min_size=1, max_size=12)
 @given(lengths=lengths, seq_len=st.integers(2, 9))
 def test_packed_rows_are_the_stream_cut(lengths: list[int], seq_len: int) -> None:
     content = flat(lengths)
-    cut = [
-        content[start : start + seq_len] for start in range(0, len(content), seq_len)
-    ]
+    cut = [content[start : start + seq_len] for start in range(0, len(content), seq_len)]
     cut = [row for row in cut if not all(starts for _, starts in row[1:])]
     source = PackedRows(stream(lengths), seq_len, "f")
     check(source, cut)
-    assert source.supervised == sum(
-        int((source.row(i).labels != IGNORED).sum()) for i in range(len(source))
-    )
+    assert source.supervised == sum(int((source.row(i).labels != IGNORED).sum()) for i in range(len(source)))
 
 
 @settings(max_examples=200, deadline=None)
 @given(lengths=lengths, seq_len=st.integers(2, 9))
-def test_single_rows_are_pieces_of_one_document(
-    lengths: list[int], seq_len: int
-) -> None:
+def test_single_rows_are_pieces_of_one_document(lengths: list[int], seq_len: int) -> None:
     expected, content, at = [], flat(lengths), 0
     for length in lengths:
-        pieces = [
-            content[at + s : at + min(s + seq_len, length)]
-            for s in range(0, length, seq_len)
-        ]
+        pieces = [content[at + s : at + min(s + seq_len, length)] for s in range(0, length, seq_len)]
         expected += [piece for piece in pieces if len(piece) > 1]
         at += length
     source = SingleRows(stream(lengths), seq_len, "f")
     check(source, expected)
-    assert source.supervised == sum(
-        int((source.row(i).labels != IGNORED).sum()) for i in range(len(source))
-    )
+    assert source.supervised == sum(int((source.row(i).labels != IGNORED).sum()) for i in range(len(source)))
 
 
 def test_joined_rows_follow_each_other() -> None:

@@ -29,12 +29,7 @@ TEXTS = [
 
 
 def test_training_twice_gives_the_same_file(tmp_path: Path) -> None:
-    folders = [
-        train_bpe(
-            (sentence(n) for n in range(100)), vocab_size=400, folder=tmp_path / name
-        )
-        for name in "ab"
-    ]
+    folders = [train_bpe((sentence(n) for n in range(100)), vocab_size=400, folder=tmp_path / name) for name in "ab"]
     assert len({(folder / "tokenizer.json").read_bytes() for folder in folders}) == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b"]
 
@@ -48,9 +43,7 @@ def test_transformers_opens_it_and_agrees(tokenizer: FastTokenizer) -> None:
     transformers = pytest.importorskip("transformers")
     other = transformers.AutoTokenizer.from_pretrained(str(tokenizer.path.parent))
     assert (other.eos_token_id, other.bos_token_id, other.pad_token_id) == (0, 0, 0)
-    assert [
-        other(text, add_special_tokens=False)["input_ids"] for text in TEXTS
-    ] == tokenizer.encode_batch(TEXTS)
+    assert [other(text, add_special_tokens=False)["input_ids"] for text in TEXTS] == tokenizer.encode_batch(TEXTS)
     assert len(other) == tokenizer.vocab_size
 
 
@@ -83,9 +76,7 @@ def test_bytes_of_a_vocabulary_with_byte_fallback(tmp_path: Path) -> None:
         "\u2581": 6,
         "\u00e9": 7,
     }
-    inner = tokenizers.Tokenizer(
-        tokenizers.models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True)
-    )
+    inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
     inner.add_special_tokens(["<unk>", "</s>"])
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
     inner.decoder = tokenizers.decoders.Metaspace()
@@ -94,9 +85,7 @@ def test_bytes_of_a_vocabulary_with_byte_fallback(tmp_path: Path) -> None:
     assert FastTokenizer(tmp_path).eos_id == 1
 
 
-def test_truncation_and_padding_in_the_file_are_off(
-    tokenizer: FastTokenizer, tmp_path: Path
-) -> None:
+def test_truncation_and_padding_in_the_file_are_off(tokenizer: FastTokenizer, tmp_path: Path) -> None:
     spec = json.loads(tokenizer.path.read_text())
     spec["truncation"] = {
         "direction": "Right",
@@ -104,7 +93,14 @@ def test_truncation_and_padding_in_the_file_are_off(
         "strategy": "LongestFirst",
         "stride": 0,
     }
-    spec["padding"] = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": END}  # fmt: skip
+    spec["padding"] = {
+        "strategy": {"Fixed": 9},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": END,
+    }
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
     assert FastTokenizer(tmp_path).encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
     assert FastTokenizer(tmp_path).fingerprint != tokenizer.fingerprint
@@ -113,22 +109,12 @@ def test_truncation_and_padding_in_the_file_are_off(
 def test_long_documents_tokenise_in_pieces_as_they_do_whole(tmp_path: Path) -> None:
     ends = (" ", "  ", "\n\n\n", " \n \n", "\n")
     text = "".join(sentence(n) + ends[n * n % 9 % 5] for n in range(20_000))
-    tokenizer = FastTokenizer(
-        train_bpe([text[:50_000]], vocab_size=400, folder=tmp_path / "t")
-    )
-    pieces = list(
-        cut(
-            [text[i : i + 99_991] for i in range(0, len(text), 99_991)], file="f", row=1
-        )
-    )
+    tokenizer = FastTokenizer(train_bpe([text[:50_000]], vocab_size=400, folder=tmp_path / "t"))
+    pieces = list(cut([text[i : i + 99_991] for i in range(0, len(text), 99_991)], file="f", row=1))
     assert "".join(piece.text for piece in pieces) == text and len(pieces) > 3
     assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
     assert max(len(piece.text) for piece in pieces) <= 2 * PIECE
-    joined = [
-        id
-        for ids in tokenizer.encode_batch([piece.text for piece in pieces])
-        for id in ids
-    ]
+    joined = [id for ids in tokenizer.encode_batch([piece.text for piece in pieces]) for id in ids]
     assert joined == tokenizer.encode_batch([text])[0]
     assert [p.text for p in pieces] == [p.text for p in cut([text], file="f", row=1)]
 
@@ -143,9 +129,7 @@ def test_long_documents_tokenise_in_pieces_as_they_do_whole(tmp_path: Path) -> N
         ("\u00e9", "not a tokenizer"),
     ],
 )
-def test_what_is_no_tokenizer_is_refused(
-    content: str | None, expected: str, tmp_path: Path
-) -> None:
+def test_what_is_no_tokenizer_is_refused(content: str | None, expected: str, tmp_path: Path) -> None:
     if content is not None:
         (tmp_path / "tokenizer.json").write_text(content, "latin-1")
     with pytest.raises(Failure, match=expected) as caught:

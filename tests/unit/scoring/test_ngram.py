@@ -24,10 +24,14 @@ class Fixed:
 
     def row(self, index: int) -> Row:
         ids = np.array([i for document in self.rows[index] for i in document], np.int32)
-        positions = np.array(
-            [p for document in self.rows[index] for p in range(len(document))], np.int32
+        positions = np.array([p for document in self.rows[index] for p in range(len(document))], np.int32)
+        return Row(
+            ids=ids,
+            labels=np.where(positions == 0, IGNORED, ids).astype(np.int32),
+            positions=positions,
+            source="s",
+            index=index,
         )
-        return Row(ids=ids, labels=np.where(positions == 0, IGNORED, ids).astype(np.int32), positions=positions, source="s", index=index)  # fmt: skip
 
     def place(self, index: int) -> str:
         return "f:1"
@@ -55,11 +59,7 @@ def rows(count: int, seed: int) -> list[list[list[int]]]:
             document = [int(generator.integers(1, 10)), int(generator.integers(1, 10))]
             while len(document) < length:
                 noise = generator.random() < 0.2
-                document.append(
-                    int(generator.integers(1, 10))
-                    if noise
-                    else (document[-1] + document[-2]) % 9 + 1
-                )
+                document.append(int(generator.integers(1, 10)) if noise else (document[-1] + document[-2]) % 9 + 1)
             row.append([*document, 0])
         out.append(row)
     return out
@@ -104,26 +104,18 @@ def test_context_never_crosses_a_document() -> None:
     joined, apart = [[[1, 2, 3, 4]]] * 20, [[[1, 2], [3, 4]]] * 20
     assert ngram._targets(Fixed(apart).row(0)).second.tolist() == [-1, -1]
     assert ngram._targets(Fixed(joined).row(0)).second.tolist() == [-1, 1, 2]
-    model = ngram._Model(
-        ngram._joined([ngram._targets(Fixed(apart).row(i)) for i in range(20)]), 10
-    )
+    model = ngram._Model(ngram._joined([ngram._targets(Fixed(apart).row(i)) for i in range(20)]), 10)
     assert model.twos.of(np.array([12, 23, 34])).tolist() == [20, 0, 20]
-    model = ngram._Model(
-        ngram._joined([ngram._targets(Fixed(joined).row(i)) for i in range(20)]), 10
-    )
+    model = ngram._Model(ngram._joined([ngram._targets(Fixed(joined).row(i)) for i in range(20)]), 10)
     assert model.threes.of(np.array([123, 234])).tolist() == [20, 20]
 
 
-def test_results_are_kept_by_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_are_kept_by_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, held = Fixed(rows(20, 1)), Fixed(rows(5, 2))
     first = ngram.baselines(train, held, Vocabulary(), cache=tmp_path)
     monkeypatch.setattr(ngram, "_measure", lambda *a: {"other": {}})
     assert ngram.baselines(train, held, Vocabulary(), cache=tmp_path) == first
-    assert ngram.baselines(train, Fixed(rows(5, 3)), Vocabulary(), cache=tmp_path) == {
-        "other": {}
-    }
+    assert ngram.baselines(train, Fixed(rows(5, 3)), Vocabulary(), cache=tmp_path) == {"other": {}}
 
 
 def test_large_data_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
