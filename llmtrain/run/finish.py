@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmtrain.dist import Ranks
 from torch import Tensor
 
+from llmtrain.dist import Ranks
 from llmtrain.engine import checkpoint_plan
 from llmtrain.engine.checkpoint import Checkpointer
 from llmtrain.engine.events import EventBus, Notice

@@ -19,7 +19,8 @@ from llmtrain.recipe.schema import Recipe
 from llmtrain.run import RunOptions
 from llmtrain.run.assembly import Assembly, cache_folder
 from llmtrain.run.machine import FORMATS, choose
-from llmtrain.run.vocabulary import resolve_model, vocabulary
+from llmtrain.run.models import resolve
+from llmtrain.run.vocabulary import vocabulary
 
 
 def _words(tokenizer: FastTokenizer, config: Any) -> generate.Vocabulary:  # noqa: ANN401
@@ -56,7 +57,7 @@ def predict(
     )
     section = recipe.model
     origin = door.locate(
-        resolve_model(recipe.model.name), revision=section.revision, trust_remote_code=section.trust_remote_code,
+        resolve(recipe.model.name, cache_folder()), revision=section.revision, trust_remote_code=section.trust_remote_code,
         offline=recipe.offline,
     )  # fmt: skip
     model = door.open_causal(origin, attention=section.attention)
