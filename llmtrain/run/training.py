@@ -293,7 +293,7 @@ class _Session:
             executor=assembly.executor, update=assembly.update, factor=schedule.build(total, recipe.optimizer.lr),
             control=control, ranks=self.ranks, data_rank=assembly.mesh.data_rank, evaluator=assembly.evaluator,
             saver=self.checkpointer, save=self._save,
-            sample=sampler(recipe, assembly, self.ranks) if recipe.evaluate.samples.prompts else None,
+            sample=sampler(recipe, assembly) if recipe.evaluate.samples.prompts else None,
             rhythms=self._rhythms(total), tensors=self.tensors, bus=self.bus, write=self._write,
             memory=lambda: memory_gib(self.machine.device),
         )  # fmt: skip
