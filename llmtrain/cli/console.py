@@ -19,7 +19,16 @@ from rich.text import Text
 
 from llmtrain import __version__
 from llmtrain.cli import streams
-from llmtrain.engine.events import Committed, Evaluated, EventBus, Notice, RunEnd, RunStart, Sampled, StepEnd
+from llmtrain.engine.events import (
+    Committed,
+    Evaluated,
+    EventBus,
+    Notice,
+    RunEnd,
+    RunStart,
+    Sampled,
+    StepEnd,
+)
 from llmtrain.errors import Problem, escape, render
 
 SHOWN = 20

@@ -21,7 +21,13 @@ from pathlib import Path
 from types import FrameType
 
 from llmtrain.errors import Exit, Failure, Problem, fail
-from llmtrain.launch.rank import PARENT, RECORDS, ExitRecord, read_record, record_failure
+from llmtrain.launch.rank import (
+    PARENT,
+    RECORDS,
+    ExitRecord,
+    read_record,
+    record_failure,
+)
 from llmtrain.lazy import Lazy
 
 launcher = Lazy("torch.distributed.launcher.api")

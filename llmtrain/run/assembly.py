@@ -31,8 +31,9 @@ from llmtrain.recipe.compose import Composed
 from llmtrain.recipe.plan import Facts, Plan, plan
 from llmtrain.recipe.schema import Recipe
 from llmtrain.run.machine import FORMATS, Machine
+from llmtrain.run.models import resolve
 from llmtrain.run.probe import LEAK, chunks_agree, packs_leak
-from llmtrain.run.vocabulary import Vocabulary, resolve_model, vocabulary
+from llmtrain.run.vocabulary import Vocabulary, vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +174,7 @@ def _build_model(recipe: Recipe, material: Material, machine: Machine) -> Built:
     tokenizer = material.vocabulary.tokenizer
     section = recipe.model
     if section.name is not None:
-        section = replace(section, name=resolve_model(section.name))
+        section = replace(section, name=resolve(section.name, cache_folder()))
     ids = TokenIds(size=tokenizer.vocab_size, eos=tokenizer.eos_id, pad=tokenizer.eos_id)
     built = build(section, ids, seed=recipe.run.seed, offline=recipe.offline)
     built.model.to(dtype=FORMATS[recipe.precision.params], device=machine.device)

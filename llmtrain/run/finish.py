@@ -1,5 +1,6 @@
 """After the last step: the final model written and opened again, the recipe's tests judged, result and summary."""
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
+<<<<<<< HEAD
+=======
+from llmtrain.data.prompts import named_prompts
+>>>>>>> main
 from llmtrain.dist import Ranks
 from llmtrain.engine import checkpoint_plan
 from llmtrain.engine.checkpoint import Checkpointer
@@ -21,6 +26,7 @@ from llmtrain.run import RunOptions
 from llmtrain.run.assembly import Assembly
 from llmtrain.run.baselines import baselines
 from llmtrain.run.machine import Machine
+from llmtrain.run.speaking import continuations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +54,12 @@ def finish(ending: Ending) -> tuple[dict[str, Any], dict[str, str]]:
     model = None
     if not stopped and recipe.checkpoint.final is not False:
         model = _write_model(ending)
+    predicted = _predict(ending) if state == "done" and recipe.predict.after_train else None
     if not ending.ranks.is_first:
         return {"state": state, "exit_code": int(Exit.STOPPED if stopped else Exit.OK)}, {}
     result = _result(ending, state, model)
+    if predicted is not None:
+        result["predictions"] = str(predicted)
     code = int(Exit.STOPPED) if stopped else _judge(ending, result)
     result["exit_code"] = code
     files.write_json(ending.folder.result, result)
@@ -81,6 +90,16 @@ def _saved_weights(ending: Ending, step: int) -> dict[str, Tensor]:
     assert found.manifest is not None
     whole = checkpoint_plan.load_full(found.path, found.manifest, lambda name: name.startswith("weights/"))
     return {name.removeprefix("weights/"): tensor for name, tensor in whole.items()}
+
+
+def _predict(ending: Ending) -> Path:
+    """`predictions.jsonl`: the recipe's `predict.input`, continued by the trained model; collective."""
+    recipe = ending.composed.recipe
+    found = continuations(recipe, ending.assembly, named_prompts(recipe.predict.input))
+    path = ending.folder.path / "predictions.jsonl"
+    if ending.ranks.is_first:
+        files.write_atomic(path, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in found).encode())
+    return path
 
 
 def _result(ending: Ending, state: str, model: Path | None) -> dict[str, Any]:
@@ -123,8 +142,12 @@ def _summary(ending: Ending, result: dict[str, Any]) -> dict[str, str]:
     engine = ending.engine
     folder = ending.folder.path
     rate = result["tokens"] / max(1e-9, result["seconds"])
+<<<<<<< HEAD
     done = f"{result['steps']:,} steps, {result['tokens']:,} tokens"
     lines = {"trained": f"{done} in {_clock(result['seconds'])} ({rate:,.0f} tokens/s)"}
+=======
+    lines = {"trained": f"{result['steps']:,} {'step' if result['steps'] == 1 else 'steps'}, {result['tokens']:,} tokens in {_clock(result['seconds'])} ({rate:,.0f} tokens/s)"}
+>>>>>>> main
     if result["train"]:
         lines["loss"] = f"{result['train']['first_loss']:.4f} first, {result['train']['loss']:.4f} last"
     if result["eval"]:
@@ -140,6 +163,8 @@ def _summary(ending: Ending, result: dict[str, Any]) -> dict[str, str]:
     if result["model"] is not None:
         lines["saved"] = f"{result['model']}, opened again and equal"
         lines["next"] = f'llmtrain predict "The " --run {folder}'
+    if "predictions" in result:
+        lines["predicted"] = result["predictions"]
     if result["state"] == "stopped":
         name = engine.control.signals.name or "launch.deadline"
         recipe = ending.composed.shown or ending.composed.name

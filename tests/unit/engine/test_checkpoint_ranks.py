@@ -3,7 +3,7 @@
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,53 +18,9 @@ from llmtrain.engine.checkpoint_plan import load_full
 from llmtrain.errors import Failure
 from llmtrain.record import checkpoints
 from llmtrain.record.folder import RunFolder
+from tests.ranks import on_ranks
 from tests.torture.faults import Faults
 from tests.torture.training import Toy, checkpointer
-
-WAIT = 60.0
-
-
-def on_ranks(world: int, work: Callable[[Ranks], object], scratch: Path) -> list[int]:
-    """Run `work` in forked processes that form a gloo group; their exit codes, -9 for one that had to be killed."""
-    store = scratch / f"store-{time.monotonic_ns()}"
-    children = []
-    for rank in range(world):
-        child = os.fork()
-        if child == 0:
-            _rank(rank, world, work, store)
-        children.append(child)
-    deadline = time.monotonic() + WAIT
-    codes: dict[int, int] = {}
-    while len(codes) < world:
-        for child in set(children) - set(codes):
-            done, status = os.waitpid(child, os.WNOHANG)
-            if done:
-                codes[child] = os.waitstatus_to_exitcode(status)
-        if time.monotonic() > deadline:
-            for child in set(children) - set(codes):
-                os.kill(child, 9)
-                os.waitpid(child, 0)
-                codes[child] = -9
-        time.sleep(0.01)
-    return [codes[child] for child in children]
-
-
-def _rank(rank: int, world: int, work: Callable[[Ranks], object], store: Path) -> None:
-    code = 97
-    try:
-        torch.set_num_threads(1)
-        torch.distributed.init_process_group(
-            "gloo", store=torch.distributed.FileStore(str(store), world), rank=rank, world_size=world
-        )
-        work(Ranks(rank=rank, world=world, local_rank=rank, group=torch.distributed.group.WORLD))
-        torch.distributed.barrier()
-        code = 0
-    except BaseException:
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        os._exit(code)
 
 
 class Trained:
