@@ -39,7 +39,7 @@ class Evaluator:
         values: dict[str, float] = {}
         training = self.executor.stage.training
         self.executor.stage.eval()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
             for name, batches in self.sets.items():
                 sums = self._sums(batches)
                 pooled += sums

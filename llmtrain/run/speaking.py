@@ -59,11 +59,13 @@ def predict(
     )
     section = recipe.model
     origin = door.locate(
-        resolve(recipe.model.name, cache_folder()), revision=section.revision, trust_remote_code=section.trust_remote_code,
+        resolve(recipe.model.name, cache_folder()),
+        revision=section.revision,
+        trust_remote_code=section.trust_remote_code,
         offline=recipe.offline,
-    )  # fmt: skip
+    )
     model = door.open_causal(origin, attention=section.attention)
-    model.to(device=machine.device, dtype=FORMATS[recipe.precision.params])
+    torch.nn.Module.to(model, device=machine.device, dtype=FORMATS[recipe.precision.params])
     with torch.autocast(machine.device.type, dtype=machine.compute, enabled=machine.compute != torch.float32):
         results = generate.generate(
             model, prompts, _words(words.tokenizer, model.generation_config), _sampling(recipe),

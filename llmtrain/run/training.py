@@ -34,6 +34,7 @@ from llmtrain.record.folder import RunFolder
 from llmtrain.run import RunOptions
 from llmtrain.run.assembly import (
     Assembly,
+    Material,
     assemble,
     gather_material,
     refuse_rules,
@@ -142,7 +143,7 @@ def _on_ranks(
     signals: Signals,
     machine: Machine,
     ranks: Ranks,
-    material: Any,
+    material: Material,
 ) -> dict[str, Any]:
     def poll() -> None:
         if signals.interruptible and signals.stop:
