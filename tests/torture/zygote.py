@@ -90,6 +90,7 @@ class Zygote:
         stem = scratch / f"run-{len(list(scratch.glob('run-*.out')))}"
         stdout, stderr = stem.with_suffix(".out"), stem.with_suffix(".err")
         stdout.touch()
+        stderr.touch()
         order = {"argv": list(argv), "cwd": str(cwd or scratch), "env": dict(env or {})}
         line = json.dumps({**order, "stdout": str(stdout), "stderr": str(stderr)}) + "\n"
         assert self._server.stdin is not None
@@ -100,8 +101,9 @@ class Zygote:
 
     def close(self) -> None:
         """End the server; its children get SIGKILL from the kernel."""
-        assert self._server.stdin is not None
+        assert self._server.stdin is not None and self._server.stdout is not None
         self._server.stdin.close()
+        self._server.stdout.close()
         self._server.wait(30)
 
     def __enter__(self) -> "Zygote":
