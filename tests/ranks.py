@@ -13,7 +13,9 @@ from llmtrain.dist import Ranks
 WAIT = 60.0
 
 
-def on_ranks(world: int, work: Callable[[Ranks], object], scratch: Path, *, wait: float = WAIT) -> list[int]:
+def on_ranks(
+    world: int, work: Callable[[Ranks], object], scratch: Path, *, wait: float = WAIT
+) -> list[int]:
     """Run `work` in forked processes that form a gloo group; their exit codes, -9 for one that had to be killed."""
     store = scratch / f"store-{time.monotonic_ns()}"
     children = []
@@ -43,9 +45,19 @@ def _rank(rank: int, world: int, work: Callable[[Ranks], object], store: Path) -
     try:
         torch.set_num_threads(1)
         torch.distributed.init_process_group(
-            "gloo", store=torch.distributed.FileStore(str(store), world), rank=rank, world_size=world
+            "gloo",
+            store=torch.distributed.FileStore(str(store), world),
+            rank=rank,
+            world_size=world,
         )
-        work(Ranks(rank=rank, world=world, local_rank=rank, group=torch.distributed.group.WORLD))
+        work(
+            Ranks(
+                rank=rank,
+                world=world,
+                local_rank=rank,
+                group=torch.distributed.group.WORLD,
+            )
+        )
         torch.distributed.barrier()
         code = 0
     except BaseException:

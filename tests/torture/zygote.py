@@ -91,6 +91,7 @@ class Zygote:
         stem = scratch / f"run-{len(list(scratch.glob('run-*.out')))}"
         stdout, stderr = stem.with_suffix(".out"), stem.with_suffix(".err")
         stdout.touch()
+        stderr.touch()
         order = {"argv": list(argv), "cwd": str(cwd or scratch), "env": dict(env or {})}
         line = json.dumps({**order, "stdout": str(stdout), "stderr": str(stderr)}) + "\n"
         assert self._server.stdin is not None
@@ -103,6 +104,7 @@ class Zygote:
         """End the server; its children get SIGKILL from the kernel."""
         assert self._server.stdin is not None and self._server.stdout is not None
         self._server.stdin.close()
+        self._server.stdout.close()
         self._server.wait(30)
         self._server.stdout.close()
 
