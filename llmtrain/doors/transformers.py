@@ -162,17 +162,17 @@ def config_from(settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
         raise fail(
             "E-MODEL-002", f"unknown model_type {quoted(str(kind))}", key="model.config.model_type", hint=hint
         ) from error
-    known = set(plain.to_dict()) | set(plain.attribute_map)
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), 1)
-            hint = f"did you mean `{near[0]}`?" if near else None
-            raise fail("E-MODEL-002", f"{kind} has no setting {quoted(key)}", key=f"model.config.{key}", hint=hint)
     try:
         with quiet():
-            return AutoConfig.for_model(kind, **given)
+            config = AutoConfig.for_model(kind, **given)
     except UNREADABLE as error:
         raise fail("E-MODEL-002", _one_line(error), key="model.config") from error
+    known = set(plain.to_dict()) | set(plain.attribute_map)
+    for key in sorted(set(config.to_dict()) & set(given) - known):  # the library keeps what it does not understand
+        near = difflib.get_close_matches(key, sorted(known), 1)
+        hint = f"did you mean `{near[0]}`?" if near else None
+        raise fail("E-MODEL-002", f"{kind} has no setting {quoted(key)}", key=f"model.config.{key}", hint=hint)
+    return config
 
 
 def empty_model(config: Any, *, attention: str) -> PreTrainedModel:  # noqa: ANN401
