@@ -100,6 +100,8 @@ class Engine:
     memory: Callable[[], float]
     """Peak memory of this process in GiB."""
     saved_step: int = -1
+    cut_short: bool = False
+    """A stop was asked for in the middle of an evaluation."""
 
     @property
     def state(self) -> TrainState:
@@ -145,7 +147,7 @@ class Engine:
     def _weigh(self, batch: Batch) -> tuple[float, float]:
         """(targets, tokens that enter) over all data ranks; known before the first forward."""
         mine = sum(float(self.objective.weight(mb)) for mb in batch.micro_batches)
-        entered = sum(mb["ids"].numel() for mb in batch.micro_batches)
+        entered = sum(int(mb["tokens"]) for mb in batch.micro_batches)
         targets, tokens = self.ranks.sum([mine, float(entered)])
         if targets == 0:
             raise fail("E-DATA-006", f"step {batch.step}: no row has a target ({self.loader.describe(batch.samples)})")
@@ -236,7 +238,8 @@ class Engine:
         stop = bool(word.stop) and not last
         improved = False
         if self._evaluation_due(step, word.clock, last=last) and not stop:
-            improved = self.evaluate()
+            improved = self.evaluate(last=last)
+            stop = self.cut_short
         if self.sample is not None and self.rhythms.sample.due(step, word.clock):
             self.bus.emit(Sampled(step=step, samples=self.sample()))
         due = self.rhythms.save.due(step, word.clock)
@@ -253,17 +256,27 @@ class Engine:
         due = self.rhythms.evaluate.due(step, clock) and step >= self.recipe.evaluate.delay
         return due or last or first
 
-    def evaluate(self) -> bool:
-        """Evaluate, write the line, tell whether it is the best so far; collective."""
+    def evaluate(self, *, last: bool = False) -> bool:
+        """Evaluate, write the line, tell whether it is the best so far; collective.
+
+        A stop that is asked for meanwhile ends it without a line, except after the last step, which nothing repeats.
+        """
         if self.evaluator is None:
             return False
         begin = time.perf_counter()
-        values = self.evaluator.evaluate()
+        values = self.evaluator.evaluate(None if last else self._stop_wanted)
+        if values is None:
+            self.cut_short = True
+            return False
         values["eval_seconds"] = time.perf_counter() - begin
         step = self.state.step
         self.write("eval", step, values)
         self.bus.emit(Evaluated(step=step, values=values))
         return self._is_best(step, values)
+
+    def _stop_wanted(self) -> bool:
+        """Whether any rank was told to stop; collective."""
+        return self.ranks.max([float(self.control.signals.stop)])[0] > 0
 
     def _is_best(self, step: int, values: dict[str, float]) -> bool:
         section = self.recipe.checkpoint.best

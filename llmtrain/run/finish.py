@@ -139,9 +139,9 @@ def _summary(ending: Ending, result: dict[str, Any]) -> dict[str, str]:
     engine = ending.engine
     folder = ending.folder.path
     rate = result["tokens"] / max(1e-9, result["seconds"])
-    steps = f"{result['steps']:,} {'step' if result['steps'] == 1 else 'steps'}"
-    spent = f"{_clock(result['seconds'])} ({rate:,.0f} tokens/s)"
-    lines = {"trained": f"{steps}, {result['tokens']:,} tokens in {spent}"}
+    word = "step" if result["steps"] == 1 else "steps"
+    done = f"{result['steps']:,} {word}, {result['tokens']:,} tokens"
+    lines = {"trained": f"{done} in {_clock(result['seconds'])} ({rate:,.0f} tokens/s)"}
     if result["train"]:
         lines["loss"] = f"{result['train']['first_loss']:.4f} first, {result['train']['loss']:.4f} last"
     if result["eval"]:

@@ -53,7 +53,7 @@ def test_a_saved_model_opens_as_it_was(tmp_path: Path) -> None:
     config = door.config_from(TINY | {"tie_word_embeddings": True})
     model = door.empty_model(config, attention="auto")
     model.to_empty(device="cpu")
-    door.initialise(model, lambda name: len(name))
+    door.initialise(model, len)
     door.tie(model)
     assert door.tied_names(model) == {"lm_head.weight": "model.embed_tokens.weight"}
     door.save_model(config, model.state_dict(), tmp_path, eos=[1], pad=2)
