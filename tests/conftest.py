@@ -11,7 +11,5 @@ from tests.torture.zygote import MODULES, Zygote
 @pytest.fixture(scope="session")
 def tool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tool]:
     """The command line without its start-up cost."""
-    with Zygote(
-        modules=(*MODULES, "llmtrain.run.training", "llmtrain.cli.console")
-    ) as zygote:
+    with Zygote(modules=(*MODULES, "llmtrain.run.training", "llmtrain.cli.console")) as zygote:
         yield Tool(zygote, tmp_path_factory.mktemp("cache"))

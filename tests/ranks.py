@@ -13,9 +13,7 @@ from llmtrain.dist import Ranks
 WAIT = 60.0
 
 
-def on_ranks(
-    world: int, work: Callable[[Ranks], object], scratch: Path, *, wait: float = WAIT
-) -> list[int]:
+def on_ranks(world: int, work: Callable[[Ranks], object], scratch: Path, *, wait: float = WAIT) -> list[int]:
     """Run `work` in forked processes that form a gloo group; their exit codes, -9 for one that had to be killed."""
     store = scratch / f"store-{time.monotonic_ns()}"
     children = []

@@ -12,7 +12,7 @@ from llmtrain.record import checkpoints, metrics
 from llmtrain.record.folder import RunFolder
 from tests.torture.zygote import Run, Zygote
 
-WORDS = "alpha beta gamma delta omega sigma kappa the of and to".split()
+WORDS = ["alpha", "beta", "gamma", "delta", "omega", "sigma", "kappa", "the", "of", "and", "to"]
 RECIPE = """\
 run: {name: tiny, seed: 3}
 model:
@@ -49,15 +49,10 @@ TIMES = (
 
 def write_recipe(folder: Path, text: str = RECIPE) -> Path:
     """The recipe and its data, 40 short documents of few words, in a folder."""
-    chosen = random.Random(0)  # noqa: S311 - text, not a secret
+    chosen = random.Random(0)
     folder.mkdir(parents=True, exist_ok=True)
-    documents = [
-        " ".join(chosen.choice(WORDS) for _ in range(chosen.randint(5, 40)))
-        for _ in range(40)
-    ]
-    (folder / "text.jsonl").write_text(
-        "".join(f'{{"text": "{document}"}}\n' for document in documents)
-    )
+    documents = [" ".join(chosen.choice(WORDS) for _ in range(chosen.randint(5, 40))) for _ in range(40)]
+    (folder / "text.jsonl").write_text("".join(f'{{"text": "{document}"}}\n' for document in documents))
     path = folder / "t.yaml"
     path.write_text(text)
     return path
@@ -99,9 +94,7 @@ class Tool:
         assert "Traceback" not in run.stderr.read_text()
         return run
 
-    def train(
-        self, folder: Path, *words: str, name: str = "run", code: int = 0
-    ) -> RunFolder:
+    def train(self, folder: Path, *words: str, name: str = "run", code: int = 0) -> RunFolder:
         """Train the recipe of a folder into its subfolder `name`, to the end; the run."""
         self("train", "t.yaml", f"run.dir={name}", *words, cwd=folder, code=code)
         return RunFolder.open(folder / name)
@@ -126,18 +119,12 @@ def training(run: Run) -> Callable[[], bool]:
 
 def tensors(folder: RunFolder, step: int | None = None) -> dict[str, str]:
     """Name -> SHA-256 of each weight and optimizer tensor of a checkpoint, by default the newest good one."""
-    found = [
-        v.candidate
-        for v in checkpoints.verify_run(folder)
-        if v.good and step in (None, v.candidate.step)
-    ]
+    found = [v.candidate for v in checkpoints.verify_run(folder) if v.good and step in (None, v.candidate.step)]
     newest = max(found, key=lambda candidate: candidate.seq)
     assert newest.manifest is not None
     whole = checkpoint_plan.load_full(newest.path, newest.manifest)
     return {
-        name: hashlib.sha256(
-            f"{tensor.dtype}{list(tensor.shape)}".encode() + tensor.numpy().tobytes()
-        ).hexdigest()
+        name: hashlib.sha256(f"{tensor.dtype}{list(tensor.shape)}".encode() + tensor.numpy().tobytes()).hexdigest()
         for name, tensor in whole.items()
     }
 
@@ -145,11 +132,7 @@ def tensors(folder: RunFolder, step: int | None = None) -> dict[str, str]:
 def lines(folder: RunFolder, event: str | None = None) -> list[dict[str, Any]]:
     """Lines of metrics.jsonl without their times, floats as exact text."""
     return [
-        {
-            key: value.hex() if isinstance(value, float) else value
-            for key, value in line.items()
-            if key not in TIMES
-        }
+        {key: value.hex() if isinstance(value, float) else value for key, value in line.items() if key not in TIMES}
         for line in metrics.read(folder.metrics, event)
     ]
 
@@ -161,7 +144,5 @@ def losses(folder: RunFolder) -> list[float]:
 
 def digest(folder: RunFolder) -> tuple[dict[str, str], list[dict[str, Any]], str]:
     """Everything a run may be judged by: tensors, every logged number, the final model's bytes."""
-    model = hashlib.sha256(
-        (folder.model / "model.safetensors").read_bytes()
-    ).hexdigest()
+    model = hashlib.sha256((folder.model / "model.safetensors").read_bytes()).hexdigest()
     return tensors(folder), lines(folder), model

@@ -100,6 +100,8 @@ class Engine:
     memory: Callable[[], float]
     """Peak memory of this process in GiB."""
     saved_step: int = -1
+    stopped: bool = False
+    """Whether all ranks agreed to stop before the end; a rank's own signals cannot tell, for they come at any time."""
 
     @property
     def state(self) -> TrainState:
@@ -226,7 +228,7 @@ class Engine:
         """Evaluate, sample, save, stop, in this order; whether to leave the loop."""
         step = self.state.step
         last = step >= self.total_steps or self.control.out_of_time
-        stop = bool(word.stop) and not last
+        self.stopped = stop = bool(word.stop) and not last
         improved = False
         if self._evaluation_due(step, word.clock, last=last) and not stop:
             improved = self.evaluate()

@@ -1,6 +1,7 @@
 """After the last step: the final model written and opened again, the recipe's tests judged, result and summary."""
 
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,7 @@ class Ending:
 def finish(ending: Ending) -> tuple[dict[str, Any], dict[str, str]]:
     """Result and summary; collective. A stopped run gets no final model, because it is not final."""
     engine, recipe = ending.engine, ending.composed.recipe
-    control = engine.control
-    stopped = bool(control.signals.stop or control.past_deadline) and engine.state.step < engine.total_steps
+    stopped = engine.stopped
     state = "stopped" if stopped else "done"
     model = None
     if not stopped and recipe.checkpoint.final is not False:
@@ -133,9 +133,11 @@ def _summary(ending: Ending, result: dict[str, Any]) -> dict[str, str]:
         lines["saved"] = f"{result['model']}, opened again and equal"
         lines["next"] = f'llmtrain predict "The " --run {folder}'
     if result["state"] == "stopped":
-        name = engine.control.signals.name or "launch.deadline"
-        recipe = ending.composed.shown or ending.composed.name
-        lines["stopped"] = f"by {name}: step {result['steps']} saved; continue with: llmtrain train {recipe} --resume {folder}"
+        control = engine.control
+        name = control.signals.name or ("launch.deadline" if control.past_deadline else "another rank's signal")
+        words = ending.options.command or ("train", ending.composed.shown or ending.composed.name)
+        command = shlex.join(["llmtrain", *words, "--resume", str(folder)])
+        lines["stopped"] = f"by {name}: step {result['steps']} saved; continue with: {command}"
     return lines
 
 

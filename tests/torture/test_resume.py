@@ -33,18 +33,12 @@ def unbroken(tool: Tool, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any,
         assert run.wait() == 0
         seconds = time.monotonic() - begun
         found.append(digest(RunFolder.open(folder / f"run{number}")))
-    assert found[0] == found[1] == found[2], (
-        "two unbroken runs differ: no kill proves anything"
-    )
+    assert found[0] == found[1] == found[2], "two unbroken runs differ: no kill proves anything"
     return found[0], seconds
 
 
 def good(folder: RunFolder) -> set[int]:
-    return {
-        verdict.candidate.seq
-        for verdict in checkpoints.verify_run(folder)
-        if verdict.good
-    }
+    return {verdict.candidate.seq for verdict in checkpoints.verify_run(folder) if verdict.good}
 
 
 def check_after_kill(folder: RunFolder) -> int:
@@ -60,22 +54,14 @@ def check_after_kill(folder: RunFolder) -> int:
 def check_finished(folder: RunFolder, expected: Any) -> None:
     """I3, I5 and I6."""
     assert digest(folder) == expected
-    assert [line["step"] for line in metrics.read(folder.metrics, "step")] == list(
-        range(1, 21)
-    )
-    left = [
-        path.name
-        for path in folder.path.rglob("*")
-        if path.name.endswith(".tmp") or ".trash" in path.name
-    ]
+    assert [line["step"] for line in metrics.read(folder.metrics, "step")] == list(range(1, 21))
+    left = [path.name for path in folder.path.rglob("*") if path.name.endswith(".tmp") or ".trash" in path.name]
     assert left == []
     assert folder.status()["state"] == "done"
 
 
 def start(tool: Tool, place: Path, name: str, mode: str) -> Run:
-    return tool.start(
-        ["train", "t.yaml", f"run.dir={name}", "--resume", "auto", MODES[mode]], place
-    )
+    return tool.start(["train", "t.yaml", f"run.dir={name}", "--resume", "auto", MODES[mode]], place)
 
 
 def kill_until_done(
@@ -88,7 +74,7 @@ def kill_until_done(
 ) -> None:
     """Runs, each killed and resumed until it is done, until that many kills have hit a run that trained."""
     expected, seconds = unbroken
-    chosen = random.Random(seed)  # noqa: S311 - instants, not secrets
+    chosen = random.Random(seed)
     hits = number = 0
     while hits < kills:
         number += 1
@@ -112,9 +98,7 @@ def kill_until_done(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_ten_kills(
-    tool: Tool, tmp_path: Path, unbroken: tuple[Any, float], mode: str
-) -> None:
+def test_ten_kills(tool: Tool, tmp_path: Path, unbroken: tuple[Any, float], mode: str) -> None:
     write_recipe(tmp_path)
     kill_until_done(tool, tmp_path, 10, mode, unbroken, seed=len(mode))
 
@@ -122,9 +106,7 @@ def test_ten_kills(
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("mode", MODES)
-def test_forty_five_kills(
-    tool: Tool, tmp_path: Path, unbroken: tuple[Any, float], mode: str
-) -> None:
+def test_forty_five_kills(tool: Tool, tmp_path: Path, unbroken: tuple[Any, float], mode: str) -> None:
     """With the ten through the real command line below, a hundred."""
     write_recipe(tmp_path)
     kill_until_done(tool, tmp_path, 45, mode, unbroken, seed=100 + len(mode))
@@ -136,11 +118,9 @@ def command(*words: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_ten_kills_of_the_real_command_line(
-    tool: Tool, tmp_path: Path, unbroken: tuple[Any, float]
-) -> None:
+def test_ten_kills_of_the_real_command_line(tool: Tool, tmp_path: Path, unbroken: tuple[Any, float]) -> None:
     write_recipe(tmp_path)
-    chosen = random.Random(7)  # noqa: S311
+    chosen = random.Random(7)
     environment = {
         **os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "LLMTRAIN_CACHE": str(tool.cache),
         "OMP_NUM_THREADS": "1",
@@ -148,9 +128,7 @@ def test_ten_kills_of_the_real_command_line(
     words = command("train", "t.yaml", "run.dir=run", "--resume", "auto")
     hits = 0
     while hits < 10:
-        with subprocess.Popen(
-            words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
-        ) as process:
+        with subprocess.Popen(words, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) as process:
             assert process.stderr is not None
             for line in process.stderr:
                 if line.startswith("  out  "):
@@ -163,14 +141,11 @@ def test_ten_kills_of_the_real_command_line(
             (tmp_path / "run").rename(tmp_path / f"done-{hits}")
         elif (tmp_path / "run" / "run.json").is_file():
             check_after_kill(RunFolder.open(tmp_path / "run"))
-    assert (
-        subprocess.run(words, cwd=tmp_path, env=environment, timeout=120).returncode
-        == 0
-    )  # noqa: S603
+    assert subprocess.run(words, check=False, cwd=tmp_path, env=environment, timeout=120).returncode == 0
     check_finished(RunFolder.open(tmp_path / "run"), unbroken[0])
 
 
-def on_two_ranks(tool: Tool, place: Path, name: str, number: int) -> list[Run]:
+def on_two_ranks(tool: Tool, place: Path, name: str, number: int, *more: str) -> list[Run]:
     """Two ranks as a launcher would start them."""
     shared = {
         "WORLD_SIZE": "2",
@@ -185,11 +160,9 @@ def on_two_ranks(tool: Tool, place: Path, name: str, number: int) -> list[Run]:
         "--resume",
         "auto",
         "model.config.attention_dropout=0.0",
+        *more,
     ]
-    return [
-        tool.start(words, place, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(2)
-    ]
+    return [tool.start(words, place, {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(2)]
 
 
 def free_port() -> int:
@@ -207,7 +180,7 @@ def test_kills_of_sharded_ranks(tool: Tool, tmp_path: Path) -> None:
     for run in on_two_ranks(tool, tmp_path, "whole", free_port()):
         assert run.wait() == 0
     expected = digest(RunFolder.open(tmp_path / "whole"))
-    chosen = random.Random(5)  # noqa: S311
+    chosen = random.Random(5)
     for _ in range(4):
         first, second = on_two_ranks(tool, tmp_path, "run", free_port())
         until(training(first), first)
@@ -253,9 +226,7 @@ def _flip(path: Path) -> None:
 def copy(place: Path, target: Path) -> RunFolder:
     import shutil
 
-    shutil.copytree(
-        place, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("output")
-    )
+    shutil.copytree(place, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("output"))
     return RunFolder.open(target / "run")
 
 
@@ -279,9 +250,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
         "checkpoint.keep=null",
     )
     said = tool(*words, cwd=tmp_path).stderr.read_text()
-    [line] = [
-        line for line in said.splitlines() if newest.path.name in line and name in line
-    ]
+    [line] = [line for line in said.splitlines() if newest.path.name in line and name in line]
     assert len(line) <= 200 and said.index(line) < said.index("resumed from step")
     assert f"resumed from step {newest.step}\n" not in said
     assert lines(folder) == unbroken[0][1]
@@ -289,16 +258,12 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert newest.path.is_dir(), "rejected folders stay as evidence"
 
 
-def test_all_damaged_is_exit_4_and_nothing_is_trained(
-    tool: Tool, tmp_path: Path, stopped: Path
-) -> None:
+def test_all_damaged_is_exit_4_and_nothing_is_trained(tool: Tool, tmp_path: Path, stopped: Path) -> None:
     folder = copy(stopped, tmp_path)
     for verdict in checkpoints.verify_run(folder):
         _flip(verdict.candidate.path / "weights-r0.safetensors")
     before = folder.metrics.read_bytes()
-    run = tool(
-        "train", "t.yaml", "run.dir=run", "--resume", "auto", cwd=tmp_path, code=4
-    )
+    run = tool("train", "t.yaml", "run.dir=run", "--resume", "auto", cwd=tmp_path, code=4)
     assert "error: run: 3 checkpoints, none verifies" in run.stderr.read_text()
     assert (folder.logs / "resume.log").read_text().count("weights-r0.safetensors") == 3
     assert folder.metrics.read_bytes() == before
@@ -307,17 +272,7 @@ def test_all_damaged_is_exit_4_and_nothing_is_trained(
 def test_a_finished_run_is_left_alone(tool: Tool, tmp_path: Path) -> None:
     write_recipe(tmp_path)
     folder = tool.train(tmp_path)
-    before = {
-        path: path.stat().st_mtime_ns
-        for path in folder.path.rglob("*")
-        if path.is_file()
-    }
-    said = tool(
-        "train", "t.yaml", "run.dir=run", "--resume", "auto", cwd=tmp_path
-    ).stderr.read_text()
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.is_file()}
+    said = tool("train", "t.yaml", "run.dir=run", "--resume", "auto", cwd=tmp_path).stderr.read_text()
     assert "already finished" in said
-    assert {
-        path: path.stat().st_mtime_ns
-        for path in folder.path.rglob("*")
-        if path.is_file()
-    } == before
+    assert {path: path.stat().st_mtime_ns for path in folder.path.rglob("*") if path.is_file()} == before
