@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from llmtrain.lazy import Lazy
@@ -92,8 +93,7 @@ def start(*, backend: str, timeout: int) -> Ranks:
             store = distributed.FileStore(name, 1)
             distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=limit)
         finally:
-            if os.path.exists(name):
-                os.unlink(name)
+            Path(name).unlink(missing_ok=True)
         return Ranks()
     distributed.init_process_group(backend, timeout=limit)
     group = distributed.new_group(backend="gloo", timeout=limit) if backend != "gloo" else distributed.group.WORLD

@@ -1,4 +1,7 @@
-"""The machine as training will find it: versions, processor, memory, disk, devices; separate because it starts nothing."""
+"""The machine as training will find it: versions, processor, memory, disk, devices.
+
+Separate because it starts nothing and needs no recipe.
+"""
 
 import importlib.metadata
 import importlib.util
@@ -13,13 +16,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FLOORS: dict[str, str] = {
-    "torch": "2.13", "transformers": "5.23", "tokenizers": "0.22", "safetensors": "0.8", "peft": "0.21",
-    "omegaconf": "2.4", "typer": "0.29", "rich": "15", "PyYAML": "6.0.3", "pyarrow": "24", "tensorboard": "2.21",
+    "torch": "2.13.0", "transformers": "5.23", "tokenizers": "0.22", "safetensors": "0.8.0", "numpy": "2.0",
+    "omegaconf": "2.4.0", "pyyaml": "6.0.3", "typer": "0.29", "rich": "15", "pyarrow": "24", "zstandard": "0.23",
+    "tensorboard": "2.21",
 }  # fmt: skip
-"""Tested lower bounds of the packages every run needs."""
-OPTIONAL: dict[str, str] = {
-    "datasets": "reads hub data sets", "gguf": "reads GGUF models", "zstandard": "reads .zst files",
-}  # fmt: skip
+"""Lower bounds of the packages every run needs; a test compares them with pyproject.toml."""
+OPTIONAL: dict[str, tuple[str, str]] = {
+    "datasets": ("hub", "reads hub data sets"),
+    "gguf": ("gguf", "reads GGUF models"),
+}
+"""Extra and use of packages that only some runs need."""
 LEAST_MEMORY_GIB = 2.0
 LEAST_DISK_GIB = 2.0
 GIB = 2**30
@@ -74,12 +80,14 @@ def system() -> list[Finding]:
 def packages() -> list[Finding]:
     """Installed versions against the tested lower bounds."""
     found = [_package(name, floor) for name, floor in FLOORS.items()]
-    for name, use in OPTIONAL.items():
+    for name, (extra, use) in OPTIONAL.items():
         try:
             text = importlib.metadata.version(name)
             found.append(Finding(name=name, state="ok", text=f"{text}, {use}"))
         except importlib.metadata.PackageNotFoundError:
-            found.append(Finding(name=name, state="note", text=f"absent; {use}", mend=f"pip install {name}"))
+            found.append(
+                Finding(name=name, state="note", text=f"absent; {use}", mend=f'pip install "llmtrain[{extra}]"')
+            )
     return found
 
 
@@ -100,7 +108,9 @@ def memory() -> list[Finding]:
         return [Finding(name="memory", state="note", text="unknown")]
     total = limit / GIB
     state = "ok" if total >= LEAST_MEMORY_GIB else "warn"
-    return [Finding(name="memory", state=state, text=f"{total:.1f} GiB", mend="small models only: lower batch.micro_size")]
+    return [
+        Finding(name="memory", state=state, text=f"{total:.1f} GiB", mend="small models only: lower batch.micro_size")
+    ]
 
 
 def disk() -> list[Finding]:
@@ -134,7 +144,9 @@ def devices() -> list[Finding]:
     names = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         names.append("mps")
-    return [Finding(name="devices", state="ok", text=", ".join(names) or "no accelerator: training runs on the processor")]
+    return [
+        Finding(name="devices", state="ok", text=", ".join(names) or "no accelerator: training runs on the processor")
+    ]
 
 
 def compiler() -> list[Finding]:
@@ -186,7 +198,7 @@ def cache_folder() -> Path:
 
 def numbers(version: str) -> tuple[int, ...]:
     """The leading numbers of a version, for comparing."""
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("+")[0])[:3])
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("+", maxsplit=1)[0])[:3])
 
 
 def _package(name: str, floor: str) -> Finding:

@@ -43,7 +43,8 @@ class Sampling:
 class Vocabulary:
     """What the loop needs of a tokenizer.
 
-    `decode` must leave special tokens out; `stop_ids` are all end-of-text tokens; `empty_id` stands for an empty prompt.
+    `decode` must leave special tokens out; `stop_ids` are all end-of-text tokens; `empty_id` stands for an empty
+    prompt.
     """
 
     encode: Callable[[str], Sequence[int]]
@@ -240,7 +241,10 @@ def _continue(
     while True:
         logits, cache = _forward(model, known, ids, mask, cache)
         scores = logits.float().cpu()
-        chosen = [vocabulary.pad_id if row.done else choose(scores[at], sampling, row.generator) for at, row in enumerate(rows)]
+        chosen = [
+            vocabulary.pad_id if row.done else choose(scores[at], sampling, row.generator)
+            for at, row in enumerate(rows)
+        ]
         for row, id in zip(rows, chosen, strict=True):
             if not row.done:
                 _take(row, id, vocabulary, on_text)
@@ -264,7 +268,9 @@ def _take(row: Row, id: int, vocabulary: Vocabulary, on_text: OnText | None) -> 
         on_text(row.number, text)
 
 
-def _forward(model: "nn.Module", known: Any, ids: "Tensor", mask: "Tensor", cache: Any) -> "tuple[Tensor, Any]":  # noqa: ANN401
+def _forward(
+    model: "nn.Module", known: Any, ids: "Tensor", mask: "Tensor", cache: Any,  # noqa: ANN401 - a cache of any model
+) -> "tuple[Tensor, Any]":  # fmt: skip
     """Logits of the last position `[rows, vocabulary]` and the cache; without a cache all is computed again."""
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     shown = slice(None) if cache is None else slice(-1, None)

@@ -35,8 +35,11 @@ def _late(module: str, name: str) -> Callable[[Request], Any]:
     return body
 
 
-def _verb(owner: typer.Typer, verb: str, module: str, text: str, options: Sequence[str], **words: Any) -> None:  # noqa: ANN401
-    arguments.command(owner, verb, _late(module, verb), text=text, options=options, **words)
+def _verb(
+    owner: typer.Typer, verb: str, module: str, text: str, options: Sequence[str], *, words: str | None = None,
+    words_text: str = "",
+) -> None:  # fmt: skip
+    arguments.command(owner, verb, _late(module, verb), text=text, options=options, words=words, words_text=words_text)
 
 
 RECIPE_WORDS = "RECIPE [KEY=VALUE ...]"
@@ -52,8 +55,9 @@ _verb(
     app, "predict", "training",
     "Continue texts.",
     ("run", "model", "input", "output", "seed", "config", "quiet", "allow_code", *REPORTING),
-    words="[TEXT ...] [KEY=VALUE ...]", words_text="Without --run and --model the newest finished run speaks. TEXT is a prompt each, `-` reads one from stdin;"
-    " a word that starts with a key of the recipe and `=` sets that key.",
+    words="[TEXT ...] [KEY=VALUE ...]",
+    words_text="Without --run and --model the newest finished run speaks. TEXT is a prompt each, `-` reads one"
+    " from stdin; a word that starts with a key of the recipe and `=` sets that key.",
 )  # fmt: skip
 _verb(
     app, "run", "training", "Do what the recipe's run_mode says.", TRAINING,
@@ -61,7 +65,8 @@ _verb(
 )  # fmt: skip
 _verb(
     app, "check", "inspection", "Validate recipes: every problem at once; nothing is started.",
-    ("origin", *COMPOSING, *REPORTING), words="RECIPE ... [KEY=VALUE ...]", words_text="Recipes, then values to change.",
+    ("origin", *COMPOSING, *REPORTING), words="RECIPE ... [KEY=VALUE ...]",
+    words_text="Recipes, then values to change.",
 )  # fmt: skip
 _verb(
     app, "plan", "inspection", "Show what would run: batch arithmetic, mesh, steps, tokens.",

@@ -45,7 +45,10 @@ SETTING = re.compile(r"~?[A-Za-z_][\w-]*(\.[\w-]+|\[\d+\])*=|~[A-Za-z_]")
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What the user typed after the verb; options a verb does not take keep their defaults."""
+    """What the user typed after the verb; options a verb does not take keep their defaults.
+
+    `--debug` and `--error-format` are not here: `ending.Report` reads them before parsing, which itself can fail.
+    """
 
     verb: str
     words: Sequence[str] = ()
@@ -57,12 +60,10 @@ class Request:
     nproc: str | None = None
     world: int | None = None
     dry_run: bool = False
-    debug: bool = False
     quiet: bool = False
     allow_code: bool = False
     allow_change: Sequence[str] = ()
-    verify: str | None = None
-    error_format: str = "text"
+    verify: Literal["sample"] | None = None
     json: bool = False
     origin: bool = False
     run: str | None = None
@@ -258,4 +259,5 @@ def command(
         parameters.insert(0, inspect.Parameter("words", kind, default=default, annotation=list[str]))
     call.__signature__ = inspect.Signature([context, *parameters])  # type: ignore[attr-defined]
     usage = f"{words} [OPTIONS]" if words else "[OPTIONS]"
-    app.command(verb.split()[-1], cls=Verb, options_metavar=usage, help=f"{text}\n\n{words_text}", short_help=text)(call)
+    help_text = f"{text}\n\n{words_text}"
+    app.command(verb.rsplit(maxsplit=1)[-1], cls=Verb, options_metavar=usage, help=help_text, short_help=text)(call)

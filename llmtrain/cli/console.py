@@ -3,7 +3,9 @@
 On anything but a terminal it writes plain lines, one a log step, that `grep` can read.
 """
 
+import itertools
 import json
+import math
 import os
 import sys
 import textwrap
@@ -17,7 +19,16 @@ from rich.text import Text
 
 from llmtrain import __version__
 from llmtrain.cli import streams
-from llmtrain.engine.events import Committed, EventBus, Evaluated, Notice, RunEnd, RunStart, Sampled, StepEnd
+from llmtrain.engine.events import (
+    Committed,
+    Evaluated,
+    EventBus,
+    Notice,
+    RunEnd,
+    RunStart,
+    Sampled,
+    StepEnd,
+)
 from llmtrain.errors import Problem, escape, render
 
 SHOWN = 20
@@ -82,11 +93,13 @@ def attach(bus: EventBus, *, progress: str, title: tuple[str, str, int]) -> "Vie
         title: verb, recipe and seed for the first line.
     """
     view = LiveView(title) if progress == "auto" and fancy() else View(title, quiet=progress == "none")
-    for kind, listener in (
-        (RunStart, view.start), (StepEnd, view.step), (Evaluated, view.evaluated), (Sampled, view.sampled),
-        (Committed, view.committed), (Notice, view.notice), (RunEnd, view.end),
-    ):  # fmt: skip
-        bus.on(kind, listener)
+    bus.on(RunStart, view.start)
+    bus.on(StepEnd, view.step)
+    bus.on(Evaluated, view.evaluated)
+    bus.on(Sampled, view.sampled)
+    bus.on(Committed, view.committed)
+    bus.on(Notice, view.notice)
+    bus.on(RunEnd, view.end)
     return view
 
 
@@ -195,8 +208,8 @@ class LiveView(View):
         """The header, then the live line."""
         super().start(event)
         self.first, self.began = event.start_step, time.monotonic()
-        self.live = Live(console=self.console, auto_refresh=False, transient=True)
-        self._guard(self.live.start)
+        live = self.live = Live(console=self.console, auto_refresh=False, transient=True)
+        self._guard(live.start)
 
     def step(self, event: StepEnd) -> None:
         """Redraw the live line, at most every tenth of a second."""
@@ -270,12 +283,12 @@ def bar(step: int, total: int, width: int, *, ascii_only: bool = False) -> str:
 
 def sparkline(values: Sequence[float], points: int = CURVE, *, ascii_only: bool = False) -> str:
     """The whole history as `points` characters, each the mean of its share of steps."""
-    finite = [value for value in values if value == value and abs(value) != float("inf")]
+    finite = [value for value in values if math.isfinite(value)]
     if not finite:
         return ""
     count = min(points, len(finite))
     edges = [len(finite) * number // count for number in range(count + 1)]
-    means = [sum(finite[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    means = [sum(finite[a:b]) / (b - a) for a, b in itertools.pairwise(edges)]
     low, high = min(means), max(means)
     span = (high - low) or 1.0
     bars = ASCII_BARS if ascii_only else BARS
@@ -319,5 +332,3 @@ def metrics_table(result: Mapping[str, Any]) -> str:
             rows[name] = number(value)
     width = max((len(name) for name in rows), default=0)
     return "".join(f"{name:<{width}}  {text}\n" for name, text in rows.items())
-
-

@@ -3,6 +3,7 @@
 Separate from the app so that the rendering libraries are imported only when something went wrong.
 """
 
+import itertools
 import os
 import sys
 import time
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtrain.cli import streams
-from llmtrain.errors import Exit, Failure, Problem, escape, fail
+from llmtrain.dist import launched_world
+from llmtrain.errors import Exit, Failure, escape, fail
 from llmtrain.launch import rank
 
 PEER_ENDS = ("gloo", "connection closed by peer", "connection reset by peer", "nccl")
@@ -36,7 +38,7 @@ class Report:
     @classmethod
     def of(cls, words: Sequence[str]) -> "Report":
         """Read the reporting options before parsing, because parsing itself can fail."""
-        pairs = [*zip(words, words[1:], strict=False), *(word.split("=", 1) for word in words if "=" in word)]
+        pairs = [*itertools.pairwise(words), *(word.split("=", 1) for word in words if "=" in word)]
         as_json = any(tuple(pair) == ("--error-format", "json") for pair in pairs)
         return cls(json=as_json, debug="--debug" in words)
 
@@ -84,10 +86,11 @@ def _kind(error: Exception) -> str:
 
 def _write_crash(text: str) -> Path | None:
     folder = crash_folder[-1] if crash_folder else Path.cwd()
-    path = folder / f"crash-{time.strftime('%y%m%d-%H%M%S')}.txt"
+    number = launched_world()[0]
+    suffix = f"-rank{number}" if number else ""
+    path = folder / f"crash-{time.strftime('%y%m%d-%H%M%S')}{suffix}.txt"
     try:
         path.write_text(f"{sys.version}\n{text}", encoding="utf-8", errors="backslashreplace")
     except OSError:
         return None
     return path
-

@@ -59,7 +59,7 @@ def missing_files(composed: "Composed") -> list[Problem]:
     problems: list[Problem] = []
     for part, sources in (("train", recipe.data.train), ("eval", recipe.data.eval)):
         for number, source in enumerate(sources if isinstance(sources, list) else []):
-            if _is_local(source.path, DATA_SUFFIXES) and not glob.glob(source.path, recursive=True):
+            if _is_local(source.path, DATA_SUFFIXES) and not glob.glob(source.path, recursive=True):  # noqa: PTH207 - the pattern may be absolute
                 problems.append(_missing(composed, "E-DATA-007", source.path, ("data", part, number, "path")))
     for section, name in (("model", recipe.model.name), ("tokenizer", recipe.tokenizer.name)):
         if name is not None and _is_local(name, (".gguf", ".json")) and not Path(name).exists():
@@ -101,7 +101,7 @@ def show_dry_run(request: Request, composed: "Composed") -> int:
         return 0
     streams.result(write_resolved(composed).rstrip("\n") + "\n")
     if planned:
-        streams.result("\n" +"".join(f"# {line}\n" for line in _lines(_plain(planned)).splitlines()))
+        streams.result("\n" + "".join(f"# {line}\n" for line in _lines(_plain(planned)).splitlines()))
     return 0
 
 

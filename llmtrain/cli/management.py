@@ -1,6 +1,8 @@
 """Verbs about runs that exist: runs list, show, logs; checkpoint list, verify."""
 
 import json
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -30,6 +32,8 @@ def list_runs(request: Request) -> None:
     if request.json:
         streams.result_json({"runs": rows})
         return
+    for row in rows:
+        row["state"] = _told_state(row)
     table = [COLUMNS, *[tuple(_cell(row[column], column) for column in COLUMNS) for row in rows]]
     widths = [max(len(line[column]) for line in table) for column in range(len(COLUMNS))]
     for line in table:
@@ -39,14 +43,18 @@ def list_runs(request: Request) -> None:
 def show(request: Request) -> None:
     """What a run's folder says about it, and the command that goes on."""
     folder = _folder(request)
+    from llmtrain.record.checkpoints import list_checkpoints
+
     status, result = _json(folder.path / "run.json"), _json(folder.path / "result.json")
     if request.json:
         streams.result_json({"path": str(folder.path), "run": status, "result": result, **run_row(folder)})
         return
-    values = {"path": folder.path, **status, **{key: value for key, value in result.items() if key not in status}}
+    good = [item.step for item in list_checkpoints(folder) if not item.reason]
+    told = {**status, "state": _told_state(run_row(folder)), "checkpoint": f"step {max(good)}" if good else "none"}
+    values = {"path": folder.path, **told, **{key: value for key, value in result.items() if key not in status}}
     lines = list(_flat(values))
     width = max(len(key) for key, _ in lines)
-    streams.result("".join(f"{key:<{width}}  {escape(str(value))}\n" for key, value in lines))
+    streams.result("".join(f"{key:<{width}}  {escape(_moment(key, value))}\n" for key, value in lines))
     if status.get("state") in ("stopped", "error", "running"):
         recipe = folder.path / "recipe.yaml"
         streams.result(f"go on: llmtrain train {recipe} --resume {folder.path}\n")
@@ -98,7 +106,9 @@ def verify(request: Request) -> int:
         streams.result_json({"run": str(folder.path), "checkpoints": rows})
     else:
         for row in rows:
-            streams.result(f"{row['name']}  " + ("good" if row["good"] else f"damaged: {escape(row['problem'])}") + "\n")
+            streams.result(
+                f"{row['name']}  " + ("good" if row["good"] else f"damaged: {escape(row['problem'])}") + "\n"
+            )
     return 0 if all(item.good for item in verdicts) else int(Exit.NO_CHECKPOINT)
 
 
@@ -116,8 +126,32 @@ def run_row(folder: "RunFolder") -> dict[str, Any]:
     loss = trained.get("loss") if isinstance(trained, dict) else None
     return {
         "id": status.get("id", folder.path.name), "mode": status.get("mode"), "state": status.get("state"),
-        "step": status.get("step"), "loss": loss, "updated": updated, "age": updated,
+        "step": status.get("step"), "loss": loss, "alive": _alive(status), "updated": updated, "age": updated,
     }  # fmt: skip
+
+
+def _alive(status: Mapping[str, Any]) -> bool | None:
+    """Whether a run that says it is running has its process; None where that cannot be known."""
+    pid = status.get("pid")
+    if status.get("state") != "running" or status.get("host") != socket.gethostname() or not isinstance(pid, int):
+        return None
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _told_state(row: Mapping[str, Any]) -> str | None:
+    return "running (process gone)" if row["alive"] is False else row["state"]
+
+
+def _moment(key: str, value: Any) -> str:  # noqa: ANN401 - a JSON value
+    if key in ("started", "updated") and isinstance(value, int | float):
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(value))
+    return str(value)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

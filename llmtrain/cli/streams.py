@@ -3,8 +3,10 @@
 import errno
 import io
 import json
+import math
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from llmtrain.errors import Exit, fail
@@ -17,11 +19,11 @@ class ReaderLeft(Exception):  # noqa: N818 - nothing went wrong: nobody wants th
 def prepare() -> None:
     """Replace closed streams by the null device, and let characters the terminal lacks be shown escaped."""
     if sys.stdin is None:
-        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - lives as long as the process
+        sys.stdin = Path(os.devnull).open(encoding="utf-8")  # noqa: SIM115 - lives as long as the process
     if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -76,7 +78,7 @@ def finish(code: int) -> int:
 
 
 def _finite(value: Any) -> Any:  # noqa: ANN401 - any JSON value
-    if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmtrain.cli import prompts, streams
+from llmtrain.cli import ending, prompts, streams
 from llmtrain.cli.arguments import MODEL, Request, without_resume
 from llmtrain.dist import launched_world
 from llmtrain.errors import Exit, fail
@@ -71,7 +71,7 @@ def evaluate(request: Request) -> int:
 
     folder = index.resolve(request.run, Path("runs"))
     settings = [
-        f"model.name={request.run if '@' in request.run else folder.path}", "model.config=null",
+        f"model.name={prompts.run_name(request.run, folder.path)}", "model.config=null",
         "model.init=pretrained", "tokenizer.train=null", "tokenizer.name=null",
     ]  # fmt: skip
     recipe = str(folder.path / "recipe.resolved.yaml")
@@ -133,7 +133,7 @@ def local_processes(composed: "Composed") -> int:
     if wanted != "auto":
         return int(wanted)
     device = composed.recipe.run.device
-    if device == "auto" or device == "cuda":
+    if device in ("auto", "cuda"):
         import torch
 
         return max(1, torch.cuda.device_count())
@@ -152,9 +152,10 @@ class Screen:
         self.view: Any = None
 
     def __enter__(self) -> "EventBus":
-        from llmtrain.engine.events import EventBus
+        from llmtrain.engine.events import EventBus, RunStart
 
         bus = EventBus()
+        bus.on(RunStart, lambda event: ending.crash_folder.append(Path(event.folder)) if event.folder else None)
         if launched_world()[0] == 0:
             from llmtrain.cli import console
 

@@ -11,7 +11,14 @@ import numpy as np
 
 from llmtrain.data.cache import Entry
 from llmtrain.data.order import mix_many
-from llmtrain.data.rows import JoinedRows, PackedRows, RowSource, Segments, SingleRows, Stream
+from llmtrain.data.rows import (
+    JoinedRows,
+    PackedRows,
+    RowSource,
+    Segments,
+    SingleRows,
+    Stream,
+)
 from llmtrain.data.sources import OpenSource
 from llmtrain.dist import fold_seed
 from llmtrain.errors import Failure, Place, Problem, fail
@@ -81,7 +88,10 @@ def assemble(section: DataSection, seed: int, train: Sequence[Loaded], evals: Se
     _hold_limits(section, entries)
     shared = _shared_documents(train, evals)
     ledger = Ledger(
-        sources=tuple(entries), split=how, shared_documents=shared, notices=tuple(_notices(entries, how, shared))
+        sources=tuple(entries),
+        split=how,
+        shared_documents=shared,
+        notices=tuple(_notices(train, entries, how, shared)),
     )
     prints = [source.fingerprint for source in (*rows, *sets.values())]
     return Assembled(train=rows, evals=sets, ledger=ledger, fingerprint=_hash([*prints, list(sets)]))
@@ -104,7 +114,11 @@ def split(train: Sequence[Loaded], fraction: float, seed: int) -> tuple[str, lis
         held = [_is_held_out(part.entry.documents["hash"], fraction, seed) for part in train]
         if any(chosen.any() for chosen in held) and not all(chosen.all() for chosen in held):
             kept = [segments.where(~chosen) for segments, chosen in zip(whole, held, strict=True)]
-            return "documents", kept, [segments.where(chosen) for segments, chosen in zip(whole, held, strict=True)]
+            return (
+                "documents",
+                kept,
+                [segments.where(chosen) for segments, chosen in zip(whole, held, strict=True)],
+            )
     tails = [np.rint(segments.lengths * fraction).astype(np.int64) for segments in whole]
     if max((int(tail.max(initial=0)) for tail in tails), default=0) < 2:
         count = sum(len(part.lengths) for part in whole)
@@ -124,7 +138,13 @@ def _is_held_out(hashes: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return mixed < np.uint64(int(fraction * 2**64))
 
 
-def _rows(section: DataSection, part: Loaded, segments: Segments, name: str, entries: list[SourceLedger]) -> RowSource:
+def _rows(
+    section: DataSection,
+    part: Loaded,
+    segments: Segments,
+    name: str,
+    entries: list[SourceLedger],
+) -> RowSource:
     """Rows of a source's segments; its counts are appended to `entries`."""
     fitting, truncated, dropped, left_out = _overflow(section, part, segments)
     stream = Stream(tokens=part.entry.tokens, segments=fitting, source=part.name, locate=part.locate)
@@ -151,7 +171,7 @@ def _rows(section: DataSection, part: Loaded, segments: Segments, name: str, ent
             empty=counts["empty"],
             bad_rows=counts["bad_rows"],
             bad=bad,
-        )  # fmt: skip
+        )
     )
     return rows
 
@@ -168,7 +188,10 @@ def _overflow(section: DataSection, part: Loaded, segments: Segments) -> tuple[S
         hint = "raise data.seq_len, or set data.overflow to split, truncate or drop"
         raise fail("E-DATA-014", message, file=file, line=row, hint=hint)
     if section.overflow == "truncate":
-        cut = Segments(starts=segments.starts, lengths=np.minimum(segments.lengths, section.seq_len))
+        cut = Segments(
+            starts=segments.starts,
+            lengths=np.minimum(segments.lengths, section.seq_len),
+        )
         return cut, segments.tokens - cut.tokens, 0, 0
     fitting = segments.where(~longer)
     return fitting, 0, segments.tokens - fitting.tokens, int(longer.sum())
@@ -180,7 +203,11 @@ def _refuse_nothing(section: DataSection, rows: Sequence[RowSource], sets: dict[
         raise fail("E-DATA-008", "no row to train on is left", key="data.train", hint=hint)
     for name, source in sets.items():
         if not len(source):
-            raise fail("E-DATA-008", f"no row to evaluate on is left{f' in {name}' if name else ''}", key="data.eval")
+            raise fail(
+                "E-DATA-008",
+                f"no row to evaluate on is left{f' in {name}' if name else ''}",
+                key="data.eval",
+            )
 
 
 def _hold_limits(section: DataSection, entries: Sequence[SourceLedger]) -> None:
@@ -198,7 +225,13 @@ def _hold_limits(section: DataSection, entries: Sequence[SourceLedger]) -> None:
                 message = f"{entry.source}: {share:.1%} {what} {name}, the limit is {limit:.1%}"
                 hint = "raise data.seq_len or the limit, or set data.overflow=split"
                 problems.append(
-                    Problem(id="E-DATA-019", message=message, place=Place(), key=f"data.limits.{name}", hint=hint)
+                    Problem(
+                        id="E-DATA-019",
+                        message=message,
+                        place=Place(),
+                        key=f"data.limits.{name}",
+                        hint=hint,
+                    )
                 )
     if problems:
         raise Failure(*problems)
@@ -211,15 +244,21 @@ def _shared_documents(train: Sequence[Loaded], evals: Sequence[Loaded]) -> int:
     return int(sum(np.isin(part.entry.documents["hash"], known).sum() for part in evals))
 
 
-def _notices(entries: Sequence[SourceLedger], how: str, shared: int) -> list[str]:
-    notices = []
+def _notices(train: Sequence[Loaded], entries: Sequence[SourceLedger], how: str, shared: int) -> list[str]:
+    notices = [
+        f"{part.name}: {part.opened.passed_over:,} files of unknown types passed over"
+        for part in train
+        if part.opened.passed_over
+    ]
     if how == "tail":
         notices.append("too few documents to hold out whole ones: the end of each document is held out")
     if shared:
         notices.append(f"{shared:,} documents of data.eval also stand in data.train: eval_loss will flatter")
-    for entry in entries:
-        if entry.split == "train" and entry.bad_rows:
-            notices.append(f"{entry.source}: {entry.bad_rows:,} bad rows skipped, the first: {entry.bad[0]}")
+    notices.extend(
+        f"{entry.source}: {entry.bad_rows:,} bad rows skipped, the first: {entry.bad[0]}"
+        for entry in entries
+        if entry.split == "train" and entry.bad_rows
+    )
     return notices
 
 

@@ -14,7 +14,16 @@ from llmtrain.data.documents import Piece, cut
 from llmtrain.errors import fail, quoted
 
 BUILTINS = ("builtin:python-docs", "builtin:python-source")
-_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "dist-packages", "__pycache__", "lib2to3", "pydoc_data"}
+_LEFT_OUT = {
+    "test",
+    "tests",
+    "idle_test",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "lib2to3",
+    "pydoc_data",
+}
 _SHORTEST = 64
 """Characters; shorter docstrings say too little to learn from."""
 
@@ -27,7 +36,12 @@ def builtin_files(path: str, *, key: str | None = None) -> list[Path]:
     """
     if path not in BUILTINS:
         known = " and ".join(BUILTINS)
-        raise fail("E-DATA-007", f"no builtin data is called {quoted(path)}", key=key, hint=f"there are {known}")
+        raise fail(
+            "E-DATA-007",
+            f"no builtin data is called {quoted(path)}",
+            key=key,
+            hint=f"there are {known}",
+        )
     root = Path(sysconfig.get_paths()["stdlib"])
     found = []
     for folder, inner, names in os.walk(root):
@@ -39,7 +53,10 @@ def builtin_files(path: str, *, key: str | None = None) -> list[Path]:
 
 def builtin_documents(path: str, files: list[Path]) -> Iterator[Piece]:
     """The language reference and docstrings, or the source texts, each as a document."""
-    for row, text in enumerate(_docs(tuple(files)) if path == "builtin:python-docs" else _sources(files), start=1):
+    for row, text in enumerate(
+        _docs(tuple(files)) if path == "builtin:python-docs" else _sources(files),
+        start=1,
+    ):
         yield from cut([text], file=path, row=row)
 
 
@@ -74,7 +91,9 @@ def _docstrings(source: str) -> Iterator[str]:
             yield f"{_title(node)}{text}\n"
 
 
-def _documented(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[Any]:
+def _documented(
+    node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef,
+) -> Iterator[Any]:
     """The node and every class and function whose definition stands directly in it, at any depth."""
     yield node
     for child in node.body:

@@ -10,7 +10,6 @@ import errno
 import fcntl
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import time
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -75,7 +74,7 @@ def find(root: Path, key: str) -> Entry | None:
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
         for name in ("tokens.bin", "documents.bin"):
-            with open(folder / name, "rb") as handle:
+            with (folder / name).open("rb") as handle:
                 if hashlib.file_digest(handle, "sha256").hexdigest() != meta["sha256"][name]:
                     raise ValueError(name)
         tokens, documents = (
@@ -92,7 +91,7 @@ def _set_aside(folder: Path) -> None:
     """Remove an entry; another process may do the same."""
     aside = folder.with_name(f".{folder.name[:12]}-{secrets.token_hex(4)}.trash")
     with suppress(FileNotFoundError):
-        os.rename(folder, aside)
+        folder.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -126,7 +125,12 @@ def find_or_build(
     except OSError as error:
         id = "E-IO-001" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "E-FILE-005"
         hint = "LLMTRAIN_CACHE names another folder for the cache"
-        raise fail(id, f"the token cache cannot be written: {error.strerror}", file=str(root), hint=hint) from error
+        raise fail(
+            id,
+            f"the token cache cannot be written: {error.strerror}",
+            file=str(root),
+            hint=hint,
+        ) from error
     if found is None:
         raise fail("E-DATA-020", "the token cache vanished while it was built", file=str(root))
     return replace(found, was_there=False)
@@ -139,9 +143,9 @@ class _Workshop:
         self.final = parent / key
         self.folder = parent / f".{key[:12]}-{secrets.token_hex(4)}.tmp"
 
-    def __enter__(self) -> "_Workshop":
+    def __enter__(self) -> Self:
         self.folder.mkdir()
-        self.lock = open(self.folder / "lock", "wb")
+        self.lock = (self.folder / "lock").open("wb")
         with suppress(OSError):  # a file system without locks: nothing is swept there either
             fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return self
@@ -150,7 +154,7 @@ class _Workshop:
         """Rename into place; where another process was first, its entry stays."""
         (self.folder / "lock").unlink()
         try:
-            os.rename(self.folder, self.final)
+            self.folder.rename(self.final)
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
@@ -166,7 +170,7 @@ def _sweep(parent: Path) -> None:
         try:
             if time.time() - folder.stat().st_mtime < _YOUNG:
                 continue
-            with open(folder / "lock", "rb") as lock:
+            with (folder / "lock").open("rb") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
@@ -198,7 +202,10 @@ def _build(
     dtype, total = token_dtype(tokenizer), opened.size
     counts = {"documents": 0, "tokens": 0, "bytes": 0, "empty": 0, "bad_rows": 0}
     bad: list[dict[str, Any]] = []
-    with open(folder / "tokens.bin", "wb") as tokens_file, open(folder / "documents.bin", "wb") as documents_file:
+    with (
+        (folder / "tokens.bin").open("wb") as tokens_file,
+        (folder / "documents.bin").open("wb") as documents_file,
+    ):
         tokens, table = _HashedFile(tokens_file), _HashedFile(documents_file)
         for chunk in chunks:
             _note_bad(chunk.bad, on_bad_row, counts, bad)
@@ -214,9 +221,23 @@ def _build(
                 progress(counts["bytes"], total)
     if not counts["documents"]:
         skipped = f"; {counts['bad_rows']:,} bad rows were skipped" if counts["bad_rows"] else ""
-        raise fail("E-DATA-008", f"no document with text{skipped}", file=opened.source.path, key=opened.key)
-    sha256 = {"tokens.bin": tokens.digest.hexdigest(), "documents.bin": table.digest.hexdigest()}
-    meta = {"version": VERSION, "dtype": dtype.str, "sha256": sha256, "counts": counts, "bad": bad}
+        raise fail(
+            "E-DATA-008",
+            f"no document with text{skipped}",
+            file=opened.source.path,
+            key=opened.key,
+        )
+    sha256 = {
+        "tokens.bin": tokens.digest.hexdigest(),
+        "documents.bin": table.digest.hexdigest(),
+    }
+    meta = {
+        "version": VERSION,
+        "dtype": dtype.str,
+        "sha256": sha256,
+        "counts": counts,
+        "bad": bad,
+    }
     (folder / "meta.json").write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 
@@ -226,7 +247,10 @@ def token_dtype(tokenizer: Tokenizer) -> np.dtype:
 
 
 def _note_bad(
-    rows: list[tuple[int, BadRow]], on_bad_row: str, counts: dict[str, int], bad: list[dict[str, Any]]
+    rows: list[tuple[int, BadRow]],
+    on_bad_row: str,
+    counts: dict[str, int],
+    bad: list[dict[str, Any]],
 ) -> None:
     for file, row in rows:
         problem = row.problem
@@ -234,4 +258,11 @@ def _note_bad(
             raise Failure(problem)
         counts["bad_rows"] += 1
         if len(bad) < LISTED:
-            bad.append({"file": file, "row": problem.place.line, "id": problem.id, "message": problem.message})
+            bad.append(
+                {
+                    "file": file,
+                    "row": problem.place.line,
+                    "id": problem.id,
+                    "message": problem.message,
+                }
+            )

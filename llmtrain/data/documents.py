@@ -36,10 +36,23 @@ class BadRow:
 
 
 def bad_row(
-    id: str, message: str, *, file: str, row: int, column: int | None = None, hint: str | None = None
+    id: str,
+    message: str,
+    *,
+    file: str,
+    row: int,
+    column: int | None = None,
+    hint: str | None = None,
 ) -> BadRow:
     """A bad row at its place."""
-    return BadRow(problem=Problem(id=id, message=message, place=Place(file=file, line=row, column=column), hint=hint))
+    return BadRow(
+        problem=Problem(
+            id=id,
+            message=message,
+            place=Place(file=file, line=row, column=column),
+            hint=hint,
+        )
+    )
 
 
 def cut(chunks: Iterable[str], *, file: str, row: int) -> Iterator[Piece]:
@@ -83,12 +96,22 @@ def too_long(file: str, row: int, what: str) -> BadRow:
 def text_of(row: object, column: str, *, file: str, line: int) -> str | BadRow:
     """The text in a row's column, or why there is none."""
     if not isinstance(row, dict):
-        return bad_row("E-DATA-006", f"a row must be an object, got {_kind(row)}", file=file, row=line)
+        return bad_row(
+            "E-DATA-006",
+            f"a row must be an object, got {_kind(row)}",
+            file=file,
+            row=line,
+        )
     if column not in row:
         return BadRow(problem=missing_column(column, list(row), Place(file=file, line=line)))
     text = row[column]
     if not isinstance(text, str):
-        return bad_row("E-DATA-004", f"column {quoted(column)} must be text, got {_kind(text)}", file=file, row=line)
+        return bad_row(
+            "E-DATA-004",
+            f"column {quoted(column)} must be text, got {_kind(text)}",
+            file=file,
+            row=line,
+        )
     return checked(text, file=file, line=line)
 
 
@@ -109,11 +132,21 @@ def missing_column(column: str, found: Sequence[str], place: Place) -> Problem:
         f" and {len(found) - 8} more" if len(found) > 8 else ""
     )
     message = f"no column {quoted(column)}; found: {shown or 'none'}"
-    other = next((name for name in found if name.lower() in ("text", "content", "body", "document")), None)
+    other = next(
+        (name for name in found if name.lower() in ("text", "content", "body", "document")),
+        None,
+    )
     hint = f"name the column that holds the text: `columns: {{text: {other or (found[0] if found else 'NAME')}}}`"
     return Problem(id="E-DATA-003", message=message[:200], place=place, hint=hint)
 
 
 def _kind(value: object) -> str:
-    names = {type(None): "null", bool: "a boolean", int: "a number", float: "a number", str: "text", list: "a list"}
+    names = {
+        type(None): "null",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+        str: "text",
+        list: "a list",
+    }
     return names.get(type(value), "an object")

@@ -62,7 +62,10 @@ def encoded(
         workers: threads that encode; any number gives the same ids.
         poll: called between chunks; may raise to stop.
     """
-    with _one_thread_each(), ThreadPoolExecutor(workers, thread_name_prefix="tokenise") as pool:
+    with (
+        _one_thread_each(),
+        ThreadPoolExecutor(workers, thread_name_prefix="tokenise") as pool,
+    ):
         flying: deque[Future[Encoded]] = deque()
         try:
             for chunk in _chunks(opened):

@@ -109,7 +109,11 @@ class _Decoding:
             raise self._nul(text, pending + chunk)
         if self.declared is None and (found := _SHIFTS.search(chunk)):
             line = self.lines + chunk.count(b"\n", 0, found.start()) + 1
-            raise self._fail("the text has the shift sequences of ISO-2022-JP", line, "add `encoding: iso2022_jp`")
+            raise self._fail(
+                "the text has the shift sequences of ISO-2022-JP",
+                line,
+                "add `encoding: iso2022_jp`",
+            )
         self.consumed += len(chunk)
         self.lines += text.count("\n")
         return text
@@ -127,7 +131,9 @@ class _Decoding:
         )
         what = cut or f"byte 0x{data[error.start]:02x}"
         return self._fail(
-            f"{what} at offset {base + error.start:,} is not {self.name}", line, _advice(data, self.declared)
+            f"{what} at offset {base + error.start:,} is not {self.name}",
+            line,
+            _advice(data, self.declared),
         )
 
     def _nul(self, text: str, data: bytes) -> Failure:
@@ -189,7 +195,11 @@ def _worth(character: str) -> float:
 
 def _is_common(character: str) -> bool:
     """Whether the ideograph stands in the first level of GB 2312, the commonest 3,755 characters, or of JIS or Big5."""
-    for name, low, high in (("gb2312", 0xB0A1, 0xD7F9), ("euc_jp", 0xB0A1, 0xCFD3), ("big5", 0xA440, 0xC67E)):
+    for name, low, high in (
+        ("gb2312", 0xB0A1, 0xD7F9),
+        ("euc_jp", 0xB0A1, 0xCFD3),
+        ("big5", 0xA440, 0xC67E),
+    ):
         try:
             code = int.from_bytes(character.encode(name), "big")
         except UnicodeEncodeError:

@@ -1,5 +1,6 @@
 """Data sets of the Hugging Face hub; separate because it needs an extra and a connection."""
 
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,9 @@ from llmtrain.errors import Failure, Place, fail, quoted
 from llmtrain.lazy import Lazy
 
 datasets = Lazy("datasets")
-constants = Lazy("huggingface_hub.constants")
 
 
-def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:  # noqa: ANN401 - datasets.Dataset
+def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:  # noqa: ANN401 - of an optional package
     """The data set `hf://[datasets/]OWNER/NAME[:CONFIG]`, memory-mapped from the library's own cache.
 
     Raises:
@@ -24,11 +24,15 @@ def load(path: str, *, split: str, offline: bool, key: str | None) -> Any:  # no
     try:
         if offline:
             _go_offline()
+        datasets.disable_progress_bars()
         return datasets.load_dataset(name, config or None, split=split)
     except ModuleNotFoundError as error:
         hint = "install it: pip install 'llmtrain[hub]'"
         raise fail(
-            "E-DATA-015", f"{quoted(path)} is no local file; data of the hub needs an extra", key=key, hint=hint
+            "E-DATA-015",
+            f"{quoted(path)} is no local file; data of the hub needs an extra",
+            key=key,
+            hint=hint,
         ) from error
     except (OSError, ValueError, RuntimeError) as error:
         text = str(error).split("\n")[0]
@@ -47,15 +51,15 @@ def _go_offline() -> None:
     """The libraries read the environment when they are imported, which may have happened."""
     os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
     datasets.config.HF_HUB_OFFLINE = True
-    constants.HF_HUB_OFFLINE = True
+    vars(importlib.import_module("huggingface_hub.constants"))["HF_HUB_OFFLINE"] = True
 
 
-def content_files(data: Any) -> list[Path]:  # noqa: ANN401 - datasets.Dataset
+def content_files(data: Any) -> list[Path]:  # noqa: ANN401
     """The Arrow files that hold the data set."""
     return [Path(entry["filename"]) for entry in data.cache_files]
 
 
-def documents(data: Any, path: str, column: str) -> Iterator[Piece | BadRow]:  # noqa: ANN401 - datasets.Dataset
+def documents(data: Any, path: str, column: str) -> Iterator[Piece | BadRow]:  # noqa: ANN401
     """One document a row.
 
     Raises:
@@ -65,4 +69,4 @@ def documents(data: Any, path: str, column: str) -> Iterator[Piece | BadRow]:  #
         raise Failure(missing_column(column, data.column_names, Place(file=path)))
     for row, record in enumerate(data.select_columns([column]), start=1):
         text = text_of(record, column, file=path, line=row)
-        yield from [text] if isinstance(text, BadRow) else cut([text], file=path, row=row)
+        yield from ([text] if isinstance(text, BadRow) else cut([text], file=path, row=row))

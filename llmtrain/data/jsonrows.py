@@ -5,7 +5,7 @@ Refused: NaN and infinities, a key twice in one object, two values in a line, ne
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from llmtrain.data.documents import LONGEST, BadRow, bad_row, too_long
 from llmtrain.data.streams import lines
@@ -29,7 +29,7 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-def _no_constant(name: str) -> Any:  # noqa: ANN401 - never returns
+def _no_constant(name: str) -> NoReturn:
     raise _RefusedError("E-DATA-001", f"{name} is not JSON")
 
 
@@ -52,10 +52,22 @@ def _parse_line(line: str, file: str, number: int) -> Any:  # noqa: ANN401 - any
         if end != len(line):
             rest = line[end:].lstrip(_BLANK)
             what = "two values in one line" if rest[:1] in ("{", "[") else f"text after the value: {quoted(rest, 20)}"
-            return bad_row("E-DATA-001", what, file=file, row=number, column=len(line) - len(rest) + 1)
+            return bad_row(
+                "E-DATA-001",
+                what,
+                file=file,
+                row=number,
+                column=len(line) - len(rest) + 1,
+            )
         if isinstance(value, list):
             hint = "a file that is one JSON array is named .json; here each line holds one object"
-            return bad_row("E-DATA-006", "a line must hold an object, got a list", file=file, row=number, hint=hint)
+            return bad_row(
+                "E-DATA-006",
+                "a line must hold an object, got a list",
+                file=file,
+                row=number,
+                hint=hint,
+            )
         return value
     except (ValueError, RecursionError) as error:
         return BadRow(problem=_problem(error, line, file, number, line_column=True))
@@ -148,7 +160,10 @@ class _Scanner:
                 error = caught
             size = len(self.window) - self.at
             if size > LONGEST:
-                raise self.error(f"item {row} is not valid JSON, or has more than {LONGEST:,} characters", "E-DATA-010")
+                raise self.error(
+                    f"item {row} is not valid JSON, or has more than {LONGEST:,} characters",
+                    "E-DATA-010",
+                )
             if not self._worth_growing(error) or not self._grow(size):
                 raise self._broken(error, row)
 
@@ -167,7 +182,11 @@ class _Scanner:
         else:
             problem = _problem(error, self.window, self.file, self.line, line_column=False)
         return fail(
-            problem.id, f"item {row}: {problem.message}", file=self.file, line=problem.place.line, hint=problem.hint
+            problem.id,
+            f"item {row}: {problem.message}",
+            file=self.file,
+            line=problem.place.line,
+            hint=problem.hint,
         )
 
     def error(self, message: str, id: str = "E-DATA-001") -> Failure:

@@ -4,6 +4,7 @@ Separate because it has no state: a batch is a pure function of its step, so pre
 change what is trained on.
 """
 
+import math
 import queue
 import threading
 import time
@@ -46,15 +47,14 @@ class StepLoader:
         ranks: int = 1, rank: int = 0, drop_last: bool = False, prefetch: int = 0,
         skip_steps: Sequence[Sequence[int]] = (), start_offset: int = 0,
     ) -> None:  # fmt: skip
-        """
-        Args:
-            global_size: rows of a step over all ranks.
-            micro_size: rows of a micro-batch.
-            ranks, rank: those that read different rows.
-            drop_last: leave out an epoch's last window when it is smaller.
-            prefetch: batches made ahead; 0 makes them when asked.
-            skip_steps: `[first, last]`, 1-based and inclusive as users count: windows that no step trains on.
-            start_offset: the step (0-based) at which data begins with its first window (`data.resume: restart`).
+        """Args:
+        global_size: rows of a step over all ranks.
+        micro_size: rows of a micro-batch.
+        ranks, rank: those that read different rows.
+        drop_last: leave out an epoch's last window when it is smaller.
+        prefetch: batches made ahead; 0 makes them when asked.
+        skip_steps: `[first, last]`, 1-based and inclusive as users count: windows that no step trains on.
+        start_offset: the step (0-based) at which data begins with its first window (`data.resume: restart`).
         """
         assert [len(source) for source in sources] == list(order.sizes)
         self.sources = tuple(sources)
@@ -77,7 +77,11 @@ class StepLoader:
                 window += last - first + 1
         epoch, within = divmod(window, self.steps_per_epoch)
         size = min(self.global_size, self.order.rows_per_epoch - within * self.global_size)
-        return epoch, epoch * self.order.rows_per_epoch + within * self.global_size, size
+        return (
+            epoch,
+            epoch * self.order.rows_per_epoch + within * self.global_size,
+            size,
+        )
 
     def where(self, step: int) -> tuple[int, int]:
         """(epoch, first sample) of a step."""
@@ -94,7 +98,13 @@ class StepLoader:
             rows = [self.sources[source].row(row) for source, row in drawn[start : start + self.micro_size]]
             micro_batches.append(self.collate(rows))
         samples = list(range(first, first + size))
-        return Batch(step=step, epoch=epoch, micro_batches=micro_batches, samples=samples, rows=size)
+        return Batch(
+            step=step,
+            epoch=epoch,
+            micro_batches=micro_batches,
+            samples=samples,
+            rows=size,
+        )
 
     def steps(self, start: int, stop: int) -> Iterator[Batch]:
         """Batches of steps start to stop - 1, made ahead; leaving the loop early ends the thread."""
@@ -155,7 +165,7 @@ class _Ahead:
             for step in self.span:
                 if not self._put(self.loader.batch(step)):
                     return
-        except BaseException as error:  # handed to the loop, which raises it
+        except BaseException as error:  # noqa: BLE001 - handed to the loop, which raises it
             self._put(error)
 
     def _put(self, item: Batch | BaseException) -> bool:
@@ -172,14 +182,22 @@ class _Ahead:
 class EvalLoader:
     """Micro-batches that hold each row exactly once over all ranks; every rank makes the same number of forwards."""
 
-    def __init__(self, source: RowSource, *, batch_size: int, collate: Collate, ranks: int = 1, rank: int = 0) -> None:
+    def __init__(
+        self,
+        source: RowSource,
+        *,
+        batch_size: int,
+        collate: Collate,
+        ranks: int = 1,
+        rank: int = 0,
+    ) -> None:
         self.source = source
         self.batch_size = batch_size
         self.collate = collate
         self.ranks, self.rank = ranks, rank
 
     def __len__(self) -> int:
-        return -(-len(self.source) // (self.batch_size * self.ranks))
+        return math.ceil(len(self.source) / (self.batch_size * self.ranks))
 
     def __iter__(self) -> Iterator[Any]:
         for number in range(len(self)):

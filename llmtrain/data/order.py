@@ -60,6 +60,7 @@ def _mix(value: int) -> int:
 
 
 def mix_many(value: np.ndarray) -> np.ndarray:
+    """`mix` of every item; uint64 to uint64."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(_MIX1)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(_MIX2)
     return value ^ (value >> np.uint64(31))
@@ -73,11 +74,17 @@ class Order:
     is a window that moves on each epoch.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float], *, seed: int, shuffle: bool) -> None:
-        """
-        Args:
-            sizes: rows of each source.
-            weights: factor of each source; a source with rows gives at least one draw.
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        *,
+        seed: int,
+        shuffle: bool,
+    ) -> None:
+        """Args:
+        sizes: rows of each source.
+        weights: factor of each source; a source with rows gives at least one draw.
         """
         assert len(sizes) == len(weights)
         self.sizes = tuple(sizes)

@@ -14,7 +14,13 @@ from llmtrain.data.assemble import Loaded, assemble
 from llmtrain.data.cache import Poll, Progress
 from llmtrain.data.documents import BadRow
 from llmtrain.data.rows import JoinedRows, RowSource
-from llmtrain.data.sources import OpenSource, content_hashes, documents, open_source, unique_names
+from llmtrain.data.sources import (
+    OpenSource,
+    content_hashes,
+    documents,
+    open_source,
+    unique_names,
+)
 from llmtrain.data.tokens import Tokenizer, sampled, train_bpe, training_key
 from llmtrain.errors import Failure
 from llmtrain.recipe.schema import DataSection, EvalSplit, Source
@@ -78,7 +84,11 @@ def train_tokenizer(section: DataSection, *, vocab_size: int, cache: Path, worke
         return folder
     known = [source.size for source in opened]
     size = None if None in known else sum(part or 0 for part in known)
-    return train_bpe(sampled(_texts(opened, section.on_bad_row), size), vocab_size=vocab_size, folder=folder)
+    return train_bpe(
+        sampled(_texts(opened, section.on_bad_row), size),
+        vocab_size=vocab_size,
+        folder=folder,
+    )
 
 
 def prepare(

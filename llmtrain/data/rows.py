@@ -89,7 +89,13 @@ class _Rows:
         ids = np.concatenate([self.stream.tokens[start:stop] for start, stop in parts]).astype(np.int32)
         positions = np.concatenate([np.arange(stop - start, dtype=np.int32) for start, stop in parts])
         labels = np.where(positions == 0, np.int32(IGNORED), ids)
-        return Row(ids=ids, labels=labels, positions=positions, source=self.stream.source, index=index)
+        return Row(
+            ids=ids,
+            labels=labels,
+            positions=positions,
+            source=self.stream.source,
+            index=index,
+        )
 
 
 class PackedRows(_Rows):
@@ -159,7 +165,10 @@ class SingleRows(_Rows):
         assert 0 <= index < len(self), (index, len(self))
         segment = int(np.searchsorted(self._ends, index, side="right"))
         before = int(self._ends[segment - 1]) if segment else 0
-        start, length = int(self.stream.segments.starts[segment]), int(self.stream.segments.lengths[segment])
+        start, length = (
+            int(self.stream.segments.starts[segment]),
+            int(self.stream.segments.lengths[segment]),
+        )
         offset = (index - before) * self.seq_len
         return start + offset, start + min(offset + self.seq_len, length)
 

@@ -24,6 +24,7 @@ from llmtrain.recipe.schema import Source
 PLAIN = (".txt", ".md")
 TEXTUAL = (*PLAIN, ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 BINARY = (".parquet", ".arrow")
+KNOWN = (*TEXTUAL, *BINARY)
 PACKED = (".gz", ".zst")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:[\w.-]+)?")
 
@@ -36,6 +37,8 @@ class OpenSource:
     source: Source
     key: str
     files: tuple[Path, ...]
+    passed_over: int = 0
+    """Files of a folder whose type is unknown."""
     data: Any = None
     """The hub's data set."""
 
@@ -75,15 +78,33 @@ def open_source(source: Source, *, key: str, offline: bool = False) -> OpenSourc
     if set(source.columns) - {"text"}:
         other = next(iter(set(source.columns) - {"text"}))
         message = f"nothing reads a column called {quoted(other)}; this objective reads `text`"
-        raise fail("E-DATA-003", message, key=f"{key}.columns", hint="write `columns: {text: NAME_IN_THE_FILE}`")
+        raise fail(
+            "E-DATA-003",
+            message,
+            key=f"{key}.columns",
+            hint="write `columns: {text: NAME_IN_THE_FILE}`",
+        )
     if source.path.startswith("builtin:"):
         files = builtin_files(source.path, key=f"{key}.path")
         opened = OpenSource(name=name, source=source, key=key, files=tuple(files))
     elif source.path.startswith("hf://") or _is_hub_name(source.path):
         data = hub.load(source.path, split=source.split, offline=offline, key=f"{key}.path")
-        return OpenSource(name=name, source=source, key=key, files=tuple(hub.content_files(data)), data=data)
+        return OpenSource(
+            name=name,
+            source=source,
+            key=key,
+            files=tuple(hub.content_files(data)),
+            data=data,
+        )
     else:
-        opened = OpenSource(name=name, source=source, key=key, files=tuple(_local_files(source, key)))
+        found, passed_over = _local_files(source, key)
+        opened = OpenSource(
+            name=name,
+            source=source,
+            key=key,
+            files=tuple(found),
+            passed_over=passed_over,
+        )
     _refuse_idle_keys(opened)
     return opened
 
@@ -96,30 +117,47 @@ def _last_part(path: str) -> str:
 def _is_hub_name(path: str) -> bool:
     if os.path.lexists(path) or not _HUB_NAME.fullmatch(path):
         return False
-    return kind_of(Path(path)) not in (*TEXTUAL, *BINARY) and not os.path.isdir(path.split("/")[0])
+    return kind_of(Path(path)) not in KNOWN and not Path(path.split("/", maxsplit=1)[0]).is_dir()
 
 
-def _local_files(source: Source, key: str) -> list[Path]:
+def _local_files(source: Source, key: str) -> tuple[list[Path], int]:
+    """The files behind a path or glob, and how many a folder holds besides."""
     path = Path(source.path)
     if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if kind_of(file) in (*TEXTUAL, *BINARY) and file.is_file())
-        if not found:
-            hint = f"types read here: {' '.join((*TEXTUAL, *BINARY))}, also with .gz or .zst"
-            raise fail("E-DATA-008", "the folder holds no file of a known type", file=str(path), key=key, hint=hint)
-        return found
+        return _folder_files(path, key)
+    found = [path]
     if not os.path.lexists(path) and glob.has_magic(source.path):
-        found = sorted(Path(file) for file in glob.glob(source.path, recursive=True) if not os.path.isdir(file))
+        found = sorted(file for file in map(Path, glob.glob(source.path, recursive=True)) if not file.is_dir())  # noqa: PTH207 - the pattern may be absolute
         if not found:
-            raise fail("E-DATA-007", f"no file matches {quoted(source.path)}", key=f"{key}.path")
-    else:
-        found = [path]
+            raise fail(
+                "E-DATA-007",
+                f"no file matches {quoted(source.path)}",
+                key=f"{key}.path",
+            )
     for file in found:
         open_regular(file).close()
-        if source.documents == "auto" and kind_of(file) not in (*TEXTUAL, *BINARY):
+        if source.documents == "auto" and kind_of(file) not in KNOWN:
             message = f"unknown file type {quoted(kind_of(file) or 'none')}"
             hint = "for plain text add `documents: file` (or `lines`); else convert it to .jsonl or .parquet"
             raise fail("E-DATA-011", message, file=str(file), key=f"{key}.path", hint=hint)
-    return found
+    return found, 0
+
+
+def _folder_files(folder: Path, key: str) -> tuple[list[Path], int]:
+    """Files of known types at any depth, sorted by path, hidden ones left out; and the number of others."""
+    below = [file for file in folder.rglob("*") if file.is_file()]
+    seen = [file for file in below if not any(part.startswith(".") for part in file.relative_to(folder).parts)]
+    found = sorted(file for file in seen if kind_of(file) in KNOWN)
+    if not found:
+        hint = f"types read here: {' '.join(KNOWN)}, also with .gz or .zst"
+        raise fail(
+            "E-DATA-008",
+            "the folder holds no file of a known type",
+            file=str(folder),
+            key=key,
+            hint=hint,
+        )
+    return found, len(seen) - len(found)
 
 
 def _refuse_idle_keys(opened: OpenSource) -> None:
@@ -135,7 +173,12 @@ def _refuse_idle_keys(opened: OpenSource) -> None:
     }
     for name, unused in idle.items():
         if unused:
-            raise fail("E-RECIPE-009", "has no meaning for this source", key=f"{opened.key}.{name}", hint="take it out")
+            raise fail(
+                "E-RECIPE-009",
+                "has no meaning for this source",
+                key=f"{opened.key}.{name}",
+                hint="take it out",
+            )
     if source.encoding is not None:
         named_encoding(source.encoding, key=f"{opened.key}.encoding")
 
@@ -181,7 +224,7 @@ def file_documents(path: Path, source: Source) -> Iterator[Piece | BadRow]:
                 yield value
                 continue
             text = text_of(value, column_of(source), file=file, line=row)
-            yield from [text] if isinstance(text, BadRow) else cut([text], file=file, row=row)
+            yield from ([text] if isinstance(text, BadRow) else cut([text], file=file, row=row))
     elif source.documents == "lines":
         yield from _line_documents(_text(path, source), file)
     else:
@@ -209,7 +252,7 @@ def _text(path: Path, source: Source) -> Iterator[str]:
 
 
 def _newlines(chunks: Iterator[str]) -> Iterator[str]:
-    """Plain text with `\\r\\n` and `\\r` as `\\n`."""
+    r"""Plain text with `\r\n` and `\r` as `\n`."""
     decoder = io.IncrementalNewlineDecoder(None, translate=True)
     for chunk in chunks:
         yield decoder.decode(chunk)
@@ -222,7 +265,7 @@ def _line_documents(chunks: Iterator[str], file: str) -> Iterator[Piece | BadRow
             yield too_long(file, number, "the line")
         elif line.strip():
             text = checked(line.rstrip("\n"), file=file, line=number)
-            yield from [text] if isinstance(text, BadRow) else cut([text], file=file, row=number)
+            yield from ([text] if isinstance(text, BadRow) else cut([text], file=file, row=number))
 
 
 def unique_names(names: Sequence[str]) -> list[str]:

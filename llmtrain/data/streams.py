@@ -5,6 +5,7 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +18,7 @@ BOMB_SIZE, BOMB_RATIO = 16 << 20, 200
 _ZSTD_WINDOW = 1 << 27
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """The file, opened for reading.
 
     Raises:
@@ -84,7 +85,11 @@ def _unzstd(handle: BinaryIO, shown: str) -> Iterator[bytes]:
                     yield chunk
                 packed = b""
                 if reader.eof:
-                    packed, reader, started = reader.unused_data, context.decompressobj(), False
+                    packed, reader, started = (
+                        reader.unused_data,
+                        context.decompressobj(),
+                        False,
+                    )
     except zstandard.ZstdError as error:
         raise _damaged(shown, "zstd", error) from error
     if started or handle.tell() == 0:
@@ -93,7 +98,10 @@ def _unzstd(handle: BinaryIO, shown: str) -> Iterator[bytes]:
 
 def _damaged(shown: str, kind: str, error: Exception) -> Failure:
     return fail(
-        "E-DATA-012", f"damaged {kind} file: {error}"[:200], file=shown, hint="unpack it by hand, or get it anew"
+        "E-DATA-012",
+        f"damaged {kind} file: {error}"[:200],
+        file=shown,
+        hint="unpack it by hand, or get it anew",
     )
 
 
@@ -104,7 +112,12 @@ def _guarded(chunks: Iterator[bytes], size: int, shown: str) -> Iterator[bytes]:
         seen += len(chunk)
         if seen > BOMB_SIZE and seen > BOMB_RATIO * size:
             message = f"{size:,} packed bytes unpack to more than {seen:,}: this looks like a decompression bomb"
-            raise fail("E-DATA-010", message, file=shown, hint="unpack it by hand if it is meant")
+            raise fail(
+                "E-DATA-010",
+                message,
+                file=shown,
+                hint="unpack it by hand if it is meant",
+            )
         yield chunk
 
 

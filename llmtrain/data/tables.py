@@ -58,7 +58,7 @@ class _Lines:
         return line
 
 
-def _records(reader: Any, source: _Lines, file: str) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401 - csv's type
+def _records(reader: Any, source: _Lines, file: str) -> Iterator[tuple[int, list[str]]]:  # noqa: ANN401 - a csv reader
     while True:
         start = source.number + 1
         try:
@@ -89,7 +89,12 @@ def _bad_quoting(error: csv.Error, file: str, line: int) -> Failure:
 
 def _header(row: list[str], column: str, file: str, line: int) -> int:
     if row.count(column) > 1:
-        raise fail("E-DATA-009", f"column {quoted(column)} stands twice in the header", file=file, line=line)
+        raise fail(
+            "E-DATA-009",
+            f"column {quoted(column)} stands twice in the header",
+            file=file,
+            line=line,
+        )
     if column not in row:
         raise Failure(missing_column(column, row, Place(file=file, line=line)))
     return row.index(column)
@@ -127,7 +132,7 @@ def arrow_rows(path: Path, file: str, column: str) -> Iterator[tuple[int, Any]]:
         yield from _column_rows(batches, column, file)
 
 
-class _table_errors:  # noqa: N801 - used as a function
+class _table_errors:  # noqa: N801 - used as a context manager, like a function
     """Context that turns pyarrow's errors into ours."""
 
     def __init__(self, file: str, kind: str) -> None:
@@ -153,12 +158,24 @@ def _check_column(schema: "pyarrow.Schema", column: str, file: str) -> None:
     if count == 0:
         raise Failure(missing_column(column, schema.names, Place(file=file)))
     if count > 1:
-        raise fail("E-DATA-009", f"column {quoted(column)} stands twice in the schema", file=file)
+        raise fail(
+            "E-DATA-009",
+            f"column {quoted(column)} stands twice in the schema",
+            file=file,
+        )
     kind = schema.field(column).type
     inner = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
-    texts = (pyarrow.types.is_string, pyarrow.types.is_large_string, pyarrow.types.is_string_view)
+    texts = (
+        pyarrow.types.is_string,
+        pyarrow.types.is_large_string,
+        pyarrow.types.is_string_view,
+    )
     if not any(is_text(inner) for is_text in texts):
-        raise fail("E-DATA-004", f"column {quoted(column)} must be text, got {kind}"[:200], file=file)
+        raise fail(
+            "E-DATA-004",
+            f"column {quoted(column)} must be text, got {kind}"[:200],
+            file=file,
+        )
 
 
 def _column_rows(batches: Iterator[Any], column: str, file: str) -> Iterator[tuple[int, Any]]:

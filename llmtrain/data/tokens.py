@@ -6,7 +6,6 @@ its files are written.
 
 import hashlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -121,7 +120,7 @@ def _plain_size(token: str) -> int:
     return len(token.removeprefix("##").replace("▁", " ").encode("utf-8", "replace"))
 
 
-def _mentions(part: Any, kind: str) -> bool:  # noqa: ANN401 - a piece of tokenizer.json
+def _mentions(part: object, kind: str) -> bool:
     if isinstance(part, dict):
         return part.get("type") == kind or any(_mentions(value, kind) for value in part.values())
     return isinstance(part, list) and any(_mentions(value, kind) for value in part)
@@ -137,7 +136,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _content(token: Any) -> str | None:  # noqa: ANN401 - text, a map with `content`, or nothing
+def _content(token: Any) -> str | None:  # noqa: ANN401 - untrusted JSON
     return token.get("content") if isinstance(token, dict) else token
 
 
@@ -157,7 +156,10 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, folder: Path) -> Path:
     inner.decoder = tokenizers.decoders.ByteLevel()
     alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
     trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=[END],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     inner.train_from_iterator(_first(texts, TRAINING_CHARACTERS), trainer)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -170,8 +172,8 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, folder: Path) -> Path:
             "model_max_length": 1_000_000_000, "clean_up_tokenization_spaces": False,
         }  # fmt: skip
         (temporary / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        os.chmod(temporary, 0o755)
-        os.rename(temporary, folder)
+        temporary.chmod(0o755)
+        temporary.rename(folder)
     except OSError:
         if not (folder / "tokenizer_config.json").is_file():
             raise
@@ -182,7 +184,15 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, folder: Path) -> Path:
 
 def training_key(content: Sequence[str], vocab_size: int) -> str:
     """Name of the folder of a trained tokenizer."""
-    text = json.dumps([_VERSION, tokenizers.__version__, TRAINING_CHARACTERS, vocab_size, list(content)])
+    text = json.dumps(
+        [
+            _VERSION,
+            tokenizers.__version__,
+            TRAINING_CHARACTERS,
+            vocab_size,
+            list(content),
+        ]
+    )
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

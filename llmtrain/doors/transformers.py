@@ -16,7 +16,13 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+)
 
 from llmtrain.errors import fail, quoted
 
@@ -150,7 +156,9 @@ def config_from(settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
     except UNREADABLE as error:
         near = difflib.get_close_matches(str(kind), list(transformers.CONFIG_MAPPING.keys()), 1)
         hint = f"did you mean `{near[0]}`?" if near else None
-        raise fail("E-MODEL-002", f"unknown model_type {quoted(str(kind))}", key="model.config.model_type", hint=hint) from error
+        raise fail(
+            "E-MODEL-002", f"unknown model_type {quoted(str(kind))}", key="model.config.model_type", hint=hint
+        ) from error
     known = set(plain.to_dict()) | set(plain.attribute_map)
     for key in given:
         if key not in known:
@@ -254,7 +262,9 @@ def load_tokenizer(origin: Origin) -> Any:  # noqa: ANN401
         with quiet():
             return AutoTokenizer.from_pretrained(origin.name, **origin.arguments())
     except UNREADABLE as error:
-        raise fail("E-MODEL-004", f"{origin.name}: no usable tokenizer: {_one_line(error)}", key="tokenizer.name") from error
+        raise fail(
+            "E-MODEL-004", f"{origin.name}: no usable tokenizer: {_one_line(error)}", key="tokenizer.name"
+        ) from error
 
 
 def tokenizer_json(tokenizer: Any) -> str:  # noqa: ANN401

@@ -1,5 +1,6 @@
 """Measuring without steering: memory of this process, and the profiler; both only listen to a run."""
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ class Profiler:
         if self._trace is not None and step >= self._last:
             self._stop()
         elif self._trace is None and self._first <= step + 1 <= self._last:
+            os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else the profiler writes lines of its own to stderr
             self._trace = profiler.profile()
             self._trace.start()
 

@@ -71,16 +71,15 @@ class Checkpointer:
         aliases: Mapping[str, str], on_commit: Callable[[Committed], None], warn: Callable[[str], None],
         may_be_nonfinite: frozenset[str] = frozenset(),
     ) -> None:  # fmt: skip
-        """
-        Args:
-            folder: the run's folder, visible to every rank.
-            ranks: this process among its peers.
-            section: the recipe's `checkpoint`.
-            identity: JSON that tells what the run is: layout, hashes of recipe, data and tokenizer, versions, threads.
-            aliases: second name -> first name of tied weights.
-            on_commit: called on rank 0, in the main thread, once a checkpoint is durable.
-            warn: takes one line; called on rank 0 only.
-            may_be_nonfinite: names of weights that are not checked, such as mask buffers.
+        """Args:
+        folder: the run's folder, visible to every rank.
+        ranks: this process among its peers.
+        section: the recipe's `checkpoint`.
+        identity: JSON that tells what the run is: layout, hashes of recipe, data and tokenizer, versions, threads.
+        aliases: second name -> first name of tied weights.
+        on_commit: called on rank 0, in the main thread, once a checkpoint is durable.
+        warn: takes one line; called on rank 0 only.
+        may_be_nonfinite: names of weights that are not checked, such as mask buffers.
         """
         self._folder, self._ranks, self._section = folder, ranks, section
         self._identity, self._aliases = dict(identity), dict(aliases)

@@ -1,5 +1,6 @@
 """Which checkpoints stay, and removing the others without ever leaving half of one; separate so that the rule can be
-tested without a training run."""
+tested without a training run.
+"""
 
 import os
 import secrets

@@ -1,5 +1,6 @@
 """One attempt to save: the files of a rank, the manifest, the rename, the announcement (reliability.md 1.2, steps 2 to
-11). Separate from the Checkpointer because it runs in a thread: file I/O only, no collectives, no live tensors."""
+11). Separate from the Checkpointer because it runs in a thread: file I/O only, no collectives, no live tensors.
+"""
 
 import errno
 import os
@@ -149,9 +150,9 @@ def commit(draft: Draft) -> Finished:
     for rank in range(draft.world):
         files.remove_file(draft.temporary / f"rank-{rank}.json")
     files.sync_folder(draft.temporary)
-    plain = draft.folder.checkpoints / checkpoints.final_name(draft.step, draft.seq, False)
+    plain = draft.folder.checkpoints / checkpoints.final_name(draft.step, draft.seq, taken=False)
     taken = os.path.lexists(plain)
-    final = draft.folder.checkpoints / checkpoints.final_name(draft.step, draft.seq, taken)
+    final = draft.folder.checkpoints / checkpoints.final_name(draft.step, draft.seq, taken=taken)
     if os.path.lexists(final):
         raise OSError(errno.EEXIST, "exists", str(final))
     os.rename(draft.temporary, final)
@@ -173,6 +174,7 @@ def announce(folder: RunFolder, final: Path, *, late: bool) -> None:
 def _write_manifest(draft: Draft, durable: bool) -> None:
     if draft.folder.metrics.exists():
         files.sync_file(draft.folder.metrics)
+        files.sync_folder(draft.folder.path)
     if draft.metrics_length > (draft.folder.metrics.stat().st_size if draft.folder.metrics.exists() else 0):
         raise OSError(errno.EIO, f"shorter than {draft.metrics_length} bytes", str(draft.folder.metrics))
     listed = {}
@@ -243,7 +245,7 @@ class SaveJob:
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until the thread has nothing more to do, or for `timeout` seconds; whether it has."""
-        running = [future for future in (self._write, self._commit) if future is not None]
+        running: list[Future[Any]] = [self._write] if self._commit is None else [self._write, self._commit]
         return not futures.wait(running, timeout).not_done
 
     def abandon(self) -> None:

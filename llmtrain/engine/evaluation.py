@@ -31,7 +31,7 @@ class Evaluator:
     poll: Callable[[], None]
 
     def evaluate(self) -> dict[str, float]:
-        """`eval_loss` (nats a token), `eval_perplexity`, `eval_bits_per_byte`, `eval_tokens`, and per named set its own.
+        """`eval_loss` (nats a token), `eval_perplexity`, `eval_bits_per_byte`, `eval_tokens`; per named set its own.
 
         Collective: every rank must call it. The model's mode and the random streams are left as they were.
         """

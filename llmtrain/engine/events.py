@@ -18,6 +18,8 @@ class RunStart(Event):
     """Lines of the header: label -> text, measured from the loaded objects."""
     start_step: int
     total_steps: int
+    folder: str | None = None
+    """The run's folder; a crash file goes there."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,9 @@ from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from llmtrain.objectives.base import Loss, MicroBatch, Objective
-from llmtrain.parallel.apply import reshard
+from llmtrain.parallel.apply import reduce_now, reshard
 from llmtrain.parallel.stage import Stage
 
 
@@ -74,7 +73,7 @@ class StageExecutor:
         """
         losses: list[Loss] = []
         for number, micro_batch in enumerate(batch):
-            self._reduce_now(last=number == len(batch) - 1)
+            reduce_now(self.stage, last=number == len(batch) - 1)
             on_device = self.to_device(micro_batch)
             with self.autocast():
                 out = self.output(on_device)
@@ -85,9 +84,3 @@ class StageExecutor:
             if between is not None:
                 between()
         return losses
-
-    def _reduce_now(self, *, last: bool) -> None:
-        """Gradients travel once a step: with the last micro-batch."""
-        if isinstance(self.stage, FSDPModule):
-            self.stage.set_is_last_backward(last)
-            self.stage.set_requires_gradient_sync(last)

@@ -173,14 +173,18 @@ class Engine:
         what = "loss" if not math.isfinite(word.loss_sum) else "gradient norm"
         if self.recipe.run.nonfinite == "stop":
             raise fail(
-                "E-RUN-001", f"step {batch.step + 1}: {what} is not finite ({where}); stopped before the update; {self._safe()}",
+                "E-RUN-001",
+                f"step {batch.step + 1}: {what} is not finite ({where}); stopped before the update; {self._safe()}",
                 hint="a lower optimizer.lr, or run.nonfinite: skip",
-            )  # fmt: skip
+            )
         if self.state.skipped_in_row + 1 > self.recipe.run.max_skips:
             raise fail(
-                "E-RUN-003", f"step {batch.step + 1}: {self.recipe.run.max_skips} updates in a row were skipped; {self._safe()}"
+                "E-RUN-003",
+                f"step {batch.step + 1}: {self.recipe.run.max_skips} updates in a row were skipped; {self._safe()}",
             )
-        self.bus.emit(Notice(message=f"step {batch.step + 1}: {what} is not finite ({where}); skipped", level="warning"))
+        self.bus.emit(
+            Notice(message=f"step {batch.step + 1}: {what} is not finite ({where}); skipped", level="warning")
+        )
         return False
 
     def _safe(self) -> str:
@@ -222,7 +226,10 @@ class Engine:
         self.bus.emit(StepEnd(step=state.step, values=values, log=log))
         limit = self.recipe.run.max_loss
         if limit is not None and not values["loss"] <= limit:
-            raise fail("E-RUN-002", f"step {state.step}: loss {values['loss']:.4f} is above run.max_loss {limit:g}; {self._safe()}")
+            raise fail(
+                "E-RUN-002",
+                f"step {state.step}: loss {values['loss']:.4f} is above run.max_loss {limit:g}; {self._safe()}",
+            )
 
     def _act(self, word: Word) -> bool:
         """Evaluate, sample, save, stop, in this order; whether to leave the loop."""
@@ -269,9 +276,13 @@ class Engine:
                 key="checkpoint.best.metric", hint=", ".join(sorted(values)),
             )  # fmt: skip
         value = values[name]
-        smaller = section.mode == "min" or (section.mode == "auto" and name.endswith(("loss", "perplexity", "bits_per_byte")))
+        smaller = section.mode == "min" or (
+            section.mode == "auto" and name.endswith(("loss", "perplexity", "bits_per_byte"))
+        )
         best = self.tensors.extra.get("best")
-        better = math.isfinite(value) and (best is None or (value < best["value"] if smaller else value > best["value"]))
+        better = math.isfinite(value) and (
+            best is None or (value < best["value"] if smaller else value > best["value"])
+        )
         if better:
             self.tensors.extra["best"] = {"step": step, "metric": name, "value": value}
         return better

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from llmtrain.engine.events import EventBus, Evaluated, Notice, RunEnd, StepEnd
+from llmtrain.engine.events import Evaluated, EventBus, Notice, RunEnd, StepEnd
 from llmtrain.lazy import Lazy
 
 tensorboard = Lazy("torch.utils.tensorboard")

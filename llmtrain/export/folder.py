@@ -1,4 +1,4 @@
-"""The final model as a Hugging Face folder, committed as one, and opened again to prove that it is the trained model."""
+"""The final model as a Hugging Face folder, committed as one, opened again to prove it is the trained model."""
 
 import os
 import shutil

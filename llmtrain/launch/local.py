@@ -21,14 +21,20 @@ from pathlib import Path
 from types import FrameType
 
 from llmtrain.errors import Exit, Failure, Problem, fail
-from llmtrain.launch.rank import PARENT, RECORDS, ExitRecord, read_record, record_failure
+from llmtrain.launch.rank import (
+    PARENT,
+    RECORDS,
+    ExitRecord,
+    read_record,
+    record_failure,
+)
 from llmtrain.lazy import Lazy
 
 launcher = Lazy("torch.distributed.launcher.api")
 multiprocessing = Lazy("torch.distributed.elastic.multiprocessing")
 errors = Lazy("torch.distributed.elastic.multiprocessing.errors")
 
-FORWARDED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 AFTER_FAILURE_SECONDS = 5.0
 """What the other ranks get to leave after the first failure."""
 POLL_SECONDS = 0.05
@@ -59,7 +65,7 @@ def launch(
             local_addr="127.0.0.1", signals_to_handle="SIGQUIT", shutdown_timeout=grace,
             logs_specs=multiprocessing.DefaultLogsSpecs(
                 log_dir=str(records / "output"),
-                redirects={rank: multiprocessing.Std.ALL for rank in range(1, nproc)} or multiprocessing.Std.NONE,
+                redirects=dict.fromkeys(range(1, nproc), multiprocessing.Std.ALL) or multiprocessing.Std.NONE,
             ),
         )  # fmt: skip
         with supervisor:
@@ -92,7 +98,9 @@ def judge(ends: Mapping[int, int], records: Mapping[int, ExitRecord], supervisor
     # a crash may be what a dying peer looks like from inside, so a death by signal counts before it
     silent = None if told else _silent_death(ends, records, supervisor)
     if silent is not None:
-        raise fail("E-PEER-001", _death_text(silent, ends[silent]), hint="`llmtrain runs show latest` says where it stood")
+        raise fail(
+            "E-PEER-001", _death_text(silent, ends[silent]), hint="`llmtrain runs show latest` says where it stood"
+        )
     if own:
         cause = (told or own)[0]
         first = records.get(0)
@@ -127,8 +135,8 @@ class Supervisor:
     def __enter__(self) -> "Supervisor":
         for number in FORWARDED:
             self._previous[number] = signal.signal(number, self._note)
-        if hasattr(signal, "SIGHUP"):  # the job outlives its terminal; ranks inherit this
-            self._previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # the job outlives its terminal; ranks inherit this
+        self._previous[signal.SIGHUP] = signal.signal(signal.SIGHUP, signal.SIG_IGN)
         self._thread.start()
         return self
 
@@ -199,9 +207,7 @@ def process_ended(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] in ("Z", "X")
 
 
-def _silent_death(
-    ends: Mapping[int, int], records: Mapping[int, ExitRecord], supervisor: Supervisor
-) -> int | None:
+def _silent_death(ends: Mapping[int, int], records: Mapping[int, ExitRecord], supervisor: Supervisor) -> int | None:
     """The first rank that died without a record and was not told to."""
     asked = {sent.number for sent in supervisor.signals}
     for position, (rank, status) in enumerate(ends.items()):

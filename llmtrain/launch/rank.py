@@ -3,7 +3,6 @@
 Separate from `launch.local` because ranks must not pay for the launcher's imports.
 """
 
-import ctypes
 import json
 import os
 import signal
@@ -40,6 +39,8 @@ def bind_to_launcher() -> None:
     if parent is None:
         return
     if sys.platform == "linux":
+        import ctypes
+
         ctypes.CDLL(None).prctl(SET_PARENT_DEATH_SIGNAL, signal.SIGKILL)
     if os.getppid() != int(parent):  # the launcher ended before the line above
         os._exit(1)
@@ -92,4 +93,4 @@ def record_failure(record: ExitRecord) -> Failure:
 def _write(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".tmp")
     partial.write_text(text)
-    os.replace(partial, path)
+    partial.replace(path)

@@ -142,5 +142,3 @@ def check_length(config: Any, seq_len: int) -> None:  # noqa: ANN401
             "E-MODEL-006", f"data.seq_len {seq_len:,} is above the model's {limit:,} positions", key="data.seq_len",
             hint=f"at most {limit}, or set max_position_embeddings in model.config",
         )  # fmt: skip
-
-

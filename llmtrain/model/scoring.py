@@ -12,6 +12,8 @@ from llmtrain.recipe.slots import ObjectiveConfig
 
 LARGE = 2**30
 """Bytes of fp32 logits of one forward above which `auto` leaves them out."""
+
+
 def head_of(built: Built) -> nn.Linear | None:
     """The linear head from hidden states to logits, None where there is none."""
     if built.config is None:

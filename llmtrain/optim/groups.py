@@ -1,4 +1,4 @@
-"""Parameter groups: who decays, who has another rate, who is a hidden matrix; a fact of the model, not of an optimizer."""
+"""Parameter groups: who decays, who has another rate, who is hidden; facts of the model, not of an optimizer."""
 
 import importlib
 import re
@@ -40,8 +40,7 @@ class Group:
 
 def _embeddings(model: nn.Module) -> set[int]:
     """Identities of embedding and head weights; a tied head is the embedding."""
-    found = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    return found
+    return {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
 
 
 def _heads(model: nn.Module, vocabulary: int | None) -> set[int]:

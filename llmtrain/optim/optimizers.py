@@ -124,9 +124,12 @@ class MuonConfig(OptimizerConfig):
         if hidden:
             built.append(
                 torch.optim.Muon(
-                    [g.options() for g in hidden], momentum=self.momentum, nesterov=self.nesterov,
-                    ns_steps=self.iterations, adjust_lr_fn="match_rms_adamw",
-                )  # fmt: skip
+                    [g.options() for g in hidden],
+                    momentum=self.momentum,
+                    nesterov=self.nesterov,
+                    ns_steps=self.iterations,
+                    adjust_lr_fn="match_rms_adamw",
+                )
             )
         if rest:
             built += AdamWConfig(lr=self.lr, betas=self.betas, eps=self.eps).build(rest)

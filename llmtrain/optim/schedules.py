@@ -49,7 +49,7 @@ class WarmedConfig(ScheduleConfig):
 
 
 def progress(t: int, warm: int, total: int) -> float:
-    """p = (t - W) / max(1, T - W), never above 1."""
+    """P = (t - W) / max(1, T - W), never above 1."""
     return min(1.0, (t - warm) / max(1, total - warm))
 
 
@@ -139,8 +139,8 @@ class RestartsConfig(FloorConfig):
 
     def after(self, warm: int, total: int, lr: float) -> Factor:
         floor = self.floor(lr)
-        return lambda t: floor + (1 - floor) * 0.5 * (
-            1 + math.cos(math.pi * ((self.cycles * progress(t, warm, total)) % 1.0))
+        return lambda t: (
+            floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * ((self.cycles * progress(t, warm, total)) % 1.0)))
         )
 
 

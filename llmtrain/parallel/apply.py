@@ -51,6 +51,13 @@ def reshard(stage: Stage) -> None:
             module.reshard()
 
 
+def reduce_now(stage: Stage, *, last: bool) -> None:
+    """Whether the next backward sums gradients over the ranks: only the last of a step does; every rank must agree."""
+    if isinstance(stage, FSDPModule):
+        stage.set_is_last_backward(last)
+        stage.set_requires_gradient_sync(last)
+
+
 @contextmanager
 def gathered_outside_blocks(stage: Stage) -> Iterator[None]:
     """Parameters outside the blocks whole, so that the inner model may be called without the stage; collective."""

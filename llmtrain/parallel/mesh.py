@@ -23,7 +23,5 @@ class Mesh:
 
 def make_mesh(plan: Plan, device: str, rank: int) -> Mesh:
     """The plan's mesh over the started process group; collective."""
-    grid = init_device_mesh(
-        device, (plan.dp_replicate, plan.dp_shard), mesh_dim_names=("dp_replicate", "dp_shard")
-    )
+    grid = init_device_mesh(device, (plan.dp_replicate, plan.dp_shard), mesh_dim_names=("dp_replicate", "dp_shard"))
     return Mesh(grid=grid, data_ranks=plan.dp_replicate * plan.dp_shard, data_rank=rank)

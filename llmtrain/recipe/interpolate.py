@@ -11,7 +11,16 @@ from typing import Any
 
 from llmtrain.errors import Failure, Problem
 from llmtrain.lazy import Lazy
-from llmtrain.recipe.nodes import List, Map, Node, Path, Plain, Scalar, dotted, from_plain
+from llmtrain.recipe.nodes import (
+    List,
+    Map,
+    Node,
+    Path,
+    Plain,
+    Scalar,
+    dotted,
+    from_plain,
+)
 from llmtrain.recipe.scalars import parse
 from llmtrain.recipe.schema import Recipe
 from llmtrain.recipe.slots import slot_table

@@ -8,7 +8,17 @@ from dataclasses import replace
 
 from llmtrain.errors import Failure, Place, Problem, quoted
 from llmtrain.recipe import places, scalars, suggest
-from llmtrain.recipe.nodes import List, Map, Node, Path, Plain, Scalar, Spot, dotted, from_plain
+from llmtrain.recipe.nodes import (
+    List,
+    Map,
+    Node,
+    Path,
+    Plain,
+    Scalar,
+    Spot,
+    dotted,
+    from_plain,
+)
 from llmtrain.recipe.schema import Recipe
 from llmtrain.recipe.slots import COMMON_KEYS, slot_table
 from llmtrain.recipe.types import BARE, keys_of, take_apart

@@ -78,9 +78,11 @@ def _degrees(recipe: Recipe, world: int, problems: list[Problem]) -> tuple[int, 
     if section.sharding == "none" and shard != "auto" and shard > 1:
         problems.append(
             Problem(
-                id="E-PLAN-003", key="parallel.dp_shard", message=f"{shard} ranks share a copy, but sharding is none",
+                id="E-PLAN-003",
+                key="parallel.dp_shard",
+                message=f"{shard} ranks share a copy, but sharding is none",
                 hint="parallel.sharding: full, or parallel.dp_replicate",
-            )  # fmt: skip
+            )
         )
         return 1, world
     if world % given:
@@ -108,9 +110,11 @@ def _batch(recipe: Recipe, ranks: int, problems: list[Problem]) -> tuple[int, in
         if micro == "auto":
             problems.append(
                 Problem(
-                    id="E-PLAN-001", key="batch.accumulate", message="needs a number in batch.micro_size",
+                    id="E-PLAN-001",
+                    key="batch.accumulate",
+                    message="needs a number in batch.micro_size",
                     hint="set batch.micro_size, or leave accumulate out",
-                )  # fmt: skip
+                )
             )
             return size, 1, 1
         if micro * ranks * accumulate != size:

@@ -7,7 +7,12 @@ only when it changes something; keys of later versions are named in `suggest.LAT
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from llmtrain.recipe.slots import ObjectiveConfig, OptimizerConfig, ScheduleConfig, option
+from llmtrain.recipe.slots import (
+    ObjectiveConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    option,
+)
 
 Cadence = Annotated[int | float | str | None, "cadence"]
 """Steps `100`, a share of all steps `0.1`, `1 epoch`, `10 min` (s, h), null = never."""

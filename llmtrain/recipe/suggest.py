@@ -8,7 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llmtrain.errors import Problem, quoted
-from llmtrain.recipe.foreign import FOREIGN, LATER, LATER_FOREIGN, LATER_VALUES, REFUSED, SAME_VALUES
+from llmtrain.recipe.foreign import (
+    FOREIGN,
+    LATER,
+    LATER_FOREIGN,
+    LATER_VALUES,
+    REFUSED,
+    SAME_VALUES,
+)
 from llmtrain.recipe.nodes import Path, Spot, dotted
 from llmtrain.recipe.schema import Recipe
 from llmtrain.recipe.slots import SLOT_BASES, slot_table

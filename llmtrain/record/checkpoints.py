@@ -57,7 +57,7 @@ class Verdict:
         return not self.reasons
 
 
-def final_name(step: int, seq: int, taken: bool) -> str:
+def final_name(step: int, seq: int, *, taken: bool) -> str:
     """Folder name of a committed checkpoint; the sequence number is added where the plain name is taken."""
     return f"step-{step:08d}.{seq}" if taken else f"step-{step:08d}"
 
@@ -222,7 +222,8 @@ def _check_file(path: Path, entry: Mapping[str, Any], mode: str) -> str:
 
 def verify_run(folder: RunFolder, *, mode: Literal["full", "sample"] = "full") -> list[Verdict]:
     """A verdict for every checkpoint of a run, newest first, then one for each committed checkpoint that is gone though
-    retention did not remove it."""
+    retention did not remove it.
+    """
     present = list_checkpoints(folder)
     verdicts = [verify(candidate, mode=mode) for candidate in present]
     known = {candidate.path.name for candidate in present}

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 BLOCK = 4 * 1024 * 1024
 """Bytes read, written and check-summed at once."""
@@ -24,7 +24,7 @@ BLOCK = 4 * 1024 * 1024
 _append_lock = threading.Lock()
 
 
-class BadJson(ValueError):
+class BadJson(ValueError):  # noqa: N818 - the message is what the user reads
     """Text that strict JSON refuses; the message says why and where."""
 
 
@@ -169,7 +169,7 @@ class NewFile:
         self._blocks.append(f"{self._checksum:08x}")
         self._checksum = 0
 
-    def __enter__(self) -> "NewFile":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -260,6 +260,8 @@ def append_text(path: Path, data: bytes, *, sync: bool = False) -> None:
                 os.fsync(descriptor)
         finally:
             os.close(descriptor)
+    if sync and not length:
+        sync_folder(path.parent)
 
 
 def repair_lines(path: Path) -> int:

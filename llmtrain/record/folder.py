@@ -45,6 +45,7 @@ class RunFolder:
             folder.write_status(state="preceding", step=0, name=name, started=time.time())
             folder.logs.mkdir()
             folder.checkpoints.mkdir()
+            files.sync_folder(folder.path)
         except OSError as error:
             where = error.filename or directory or root
             raise fail("E-FILE-005", f"{quoted(str(where))} cannot be made: {error.strerror}") from error

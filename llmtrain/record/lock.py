@@ -6,7 +6,7 @@ import os
 import socket
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from llmtrain.errors import Failure, fail, quoted
 from llmtrain.record import files
@@ -35,7 +35,7 @@ class RunLock:
             files.remove_file(self._path)
             os.close(descriptor)
 
-    def __enter__(self) -> "RunLock":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

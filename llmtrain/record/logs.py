@@ -44,7 +44,7 @@ def start_logging(folder: RunFolder | None, rank: int, level: str = "info", *, c
             handler = logging.FileHandler(folder.logs / f"rank_{rank}.log", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             logger.addHandler(logging.NullHandler())
-            print(f"warning: logs/rank_{rank}.log: {error.strerror}", file=sys.stderr)
+            sys.stderr.write(f"warning: logs/rank_{rank}.log: {error.strerror}\n")
         else:
             _add(logger, handler, RankFilter(rank, first_only=False))
     if console:

@@ -1,5 +1,6 @@
 """`metrics.jsonl`: each step once, in full precision, cut back on resume; separate because a checkpoint's promise
-includes the length of this file."""
+includes the length of this file.
+"""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Recipe and data to the objects of a run: plan, model, layout, objective, loader, optimizer; no decision of its own."""
+"""Recipe and data to the objects of a run: plan, model, layout, objective, loader, optimizer; it decides nothing."""
 
 import fcntl
 import os
@@ -31,8 +31,9 @@ from llmtrain.recipe.compose import Composed
 from llmtrain.recipe.plan import Facts, Plan, plan
 from llmtrain.recipe.schema import Recipe
 from llmtrain.run.machine import FORMATS, Machine
+from llmtrain.run.models import resolve
 from llmtrain.run.probe import LEAK, chunks_agree, packs_leak
-from llmtrain.run.vocabulary import Vocabulary, resolve_model, vocabulary
+from llmtrain.run.vocabulary import Vocabulary, vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +104,9 @@ def plan_rows(recipe: Recipe, world: int, material: Material) -> Plan:
     """The plan with the facts of the data."""
     order = _order(recipe, material)
     facts = Facts(
-        rows=order.rows_per_epoch, tokens=material.prepared.train.tokens, vocabulary=material.vocabulary.tokenizer.vocab_size
+        rows=order.rows_per_epoch,
+        tokens=material.prepared.train.tokens,
+        vocabulary=material.vocabulary.tokenizer.vocab_size,
     )
     return plan(recipe, world, facts)
 
@@ -145,7 +148,9 @@ def assemble(
     mesh = make_mesh(planned, machine.device.type, ranks.rank)
     chunked = stage.hidden = _chunks(recipe, stage, built, planned, notice)
     layout = Layout(
-        recompute=recipe.memory.recompute == "full", compile=_compile(recipe), reshard=recipe.parallel.sharding == "full"
+        recompute=recipe.memory.recompute == "full",
+        compile=_compile(recipe),
+        reshard=recipe.parallel.sharding == "full",
     )
     apply(stage, mesh, layout)
     head = head_of(built)
@@ -153,9 +158,7 @@ def assemble(
     pad_to = recipe.data.seq_len if recipe.data.padding == "max_length" else None
     build_objective: Any = recipe.objective
     objective: Objective = build_objective.build(scorer, pad_id=material.vocabulary.tokenizer.eos_id, pad_to=pad_to)
-    executor = StageExecutor(
-        stage, objective, device=machine.device, compute=machine.compute, averaged=mesh.averaged
-    )
+    executor = StageExecutor(stage, objective, device=machine.device, compute=machine.compute, averaged=mesh.averaged)
     evaluator = _evaluator(recipe, material, planned, executor, objective, ranks, mesh, poll)
     loader = update = None
     if training:
@@ -171,7 +174,7 @@ def _build_model(recipe: Recipe, material: Material, machine: Machine) -> Built:
     tokenizer = material.vocabulary.tokenizer
     section = recipe.model
     if section.name is not None:
-        section = replace(section, name=resolve_model(section.name))
+        section = replace(section, name=resolve(section.name, cache_folder()))
     ids = TokenIds(size=tokenizer.vocab_size, eos=tokenizer.eos_id, pad=tokenizer.eos_id)
     built = build(section, ids, seed=recipe.run.seed, offline=recipe.offline)
     built.model.to(dtype=FORMATS[recipe.precision.params], device=machine.device)
@@ -223,9 +226,7 @@ def _compile(recipe: Recipe) -> dict[str, Any] | None:
     return {} if wanted == "auto" and torch.cuda.is_available() and not recipe.run.deterministic else None
 
 
-def _loader(
-    recipe: Recipe, material: Material, planned: Plan, mesh: Mesh, objective: Objective
-) -> StepLoader:
+def _loader(recipe: Recipe, material: Material, planned: Plan, mesh: Mesh, objective: Objective) -> StepLoader:
     data = recipe.data
     return StepLoader(
         material.prepared.sources, _order(recipe, material), global_size=planned.global_size,
@@ -257,10 +258,14 @@ def _evaluator(
     }
     precision = recipe.evaluate.precision
     return Evaluator(
-        executor=executor, objective=objective, ranks=ranks, sets=batches,
-        token_bytes=material.vocabulary.tokenizer.token_bytes(), dtype=None if precision is None else FORMATS[precision],
+        executor=executor,
+        objective=objective,
+        ranks=ranks,
+        sets=batches,
+        token_bytes=material.vocabulary.tokenizer.token_bytes(),
+        dtype=None if precision is None else FORMATS[precision],
         poll=poll,
-    )  # fmt: skip
+    )
 
 
 def tensors_of(assembly: Assembly, state: TrainState) -> RunTensors:
@@ -278,7 +283,9 @@ def refuse_rules(recipe: Recipe, world: int) -> None:
     if recipe.optimizer.name == "adafactor" and world > 1:
         raise Failure(
             Problem(
-                id="E-PLAN-003", key="optimizer.name", message=f"adafactor on {world} ranks: torch's cannot update shards",
+                id="E-PLAN-003",
+                key="optimizer.name",
+                message=f"adafactor on {world} ranks: torch's cannot update shards",
                 hint="one rank, or adamw, lion, muon",
-            )  # fmt: skip
+            )
         )

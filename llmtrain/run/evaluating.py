@@ -33,8 +33,12 @@ def evaluate(composed: Composed, options: RunOptions, bus: EventBus) -> dict[str
     rows = sum(len(rows) for rows in material.prepared.evals.values())
     dist.stop()
     result = {
-        "model": recipe.model.name, **values, "eval_rows": rows, "seconds": seconds, "samples_per_second": rows / seconds,
+        "model": recipe.model.name,
+        **values,
+        "eval_rows": rows,
+        "seconds": seconds,
+        "samples_per_second": rows / seconds,
         "baselines": baselines(recipe, material) if ranks.is_first else {},
-    }  # fmt: skip
+    }
     bus.emit(RunEnd(result=result))
     return result

@@ -1,14 +1,15 @@
 """After the last step: the final model written and opened again, the recipe's tests judged, result and summary."""
 
+import json
 import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmtrain.dist import Ranks
 from torch import Tensor
 
+from llmtrain.dist import Ranks
 from llmtrain.engine import checkpoint_plan
 from llmtrain.engine.checkpoint import Checkpointer
 from llmtrain.engine.events import EventBus, Notice
@@ -22,6 +23,7 @@ from llmtrain.run import RunOptions
 from llmtrain.run.assembly import Assembly
 from llmtrain.run.baselines import baselines
 from llmtrain.run.machine import Machine
+from llmtrain.run.speaking import continuations
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +50,12 @@ def finish(ending: Ending) -> tuple[dict[str, Any], dict[str, str]]:
     model = None
     if not stopped and recipe.checkpoint.final is not False:
         model = _write_model(ending)
+    predicted = _predict(ending) if state == "done" and recipe.predict.after_train else None
     if not ending.ranks.is_first:
         return {"state": state, "exit_code": int(Exit.STOPPED if stopped else Exit.OK)}, {}
     result = _result(ending, state, model)
+    if predicted is not None:
+        result["predictions"] = str(predicted)
     code = int(Exit.STOPPED) if stopped else _judge(ending, result)
     result["exit_code"] = code
     files.write_json(ending.folder.result, result)
@@ -83,10 +88,20 @@ def _saved_weights(ending: Ending, step: int) -> dict[str, Tensor]:
     return {name.removeprefix("weights/"): tensor for name, tensor in whole.items()}
 
 
+def _predict(ending: Ending) -> Path:
+    """`predictions.jsonl`: the recipe's `predict.input`, continued by the trained model; collective."""
+    recipe = ending.composed.recipe
+    found = continuations(recipe, ending.assembly, named_prompts(recipe.predict.input))
+    path = ending.folder.path / "predictions.jsonl"
+    if ending.ranks.is_first:
+        files.write_atomic(path, "".join(json.dumps(item, ensure_ascii=False) + "\n" for item in found).encode())
+    return path
+
+
 def _result(ending: Ending, state: str, model: Path | None) -> dict[str, Any]:
     engine = ending.engine
-    steps = [line for line in metrics.read(ending.folder.metrics, "step")]
-    evals = [line for line in metrics.read(ending.folder.metrics, "eval")]
+    steps = list(metrics.read(ending.folder.metrics, "step"))
+    evals = list(metrics.read(ending.folder.metrics, "eval"))
     train = {"first_loss": steps[0]["loss"], "loss": steps[-1]["loss"]} if steps else {}
     evaluation = {k: v for k, v in evals[-1].items() if k not in ("event", "step")} if evals else {}
     return {
@@ -105,7 +120,12 @@ def _judge(ending: Ending, result: dict[str, Any]) -> int:
     for test in ending.composed.recipe.tests:
         value = values.get(test.metric)
         low, high = test.min, test.max
-        missed = value is None or not math.isfinite(value) or (high is not None and value > high) or (low is not None and value < low)
+        missed = (
+            value is None
+            or not math.isfinite(value)
+            or (high is not None and value > high)
+            or (low is not None and value < low)
+        )
         if missed:
             bound = f"at most {high:g}" if high is not None else f"at least {low:g}"
             text = f"tests: {test.metric} is {value}, expected {bound}"
@@ -118,13 +138,16 @@ def _summary(ending: Ending, result: dict[str, Any]) -> dict[str, str]:
     engine = ending.engine
     folder = ending.folder.path
     rate = result["tokens"] / max(1e-9, result["seconds"])
-    lines = {"trained": f"{result['steps']:,} steps, {result['tokens']:,} tokens in {_clock(result['seconds'])} ({rate:,.0f} tokens/s)"}
+    done = f"{result['steps']:,} steps, {result['tokens']:,} tokens"
+    lines = {"trained": f"{done} in {_clock(result['seconds'])} ({rate:,.0f} tokens/s)"}
     if result["train"]:
         lines["loss"] = f"{result['train']['first_loss']:.4f} first, {result['train']['loss']:.4f} last"
     if result["eval"]:
         evaluation = result["eval"]
         bits = f", {evaluation['eval_bits_per_byte']:.3f} bits a byte" if "eval_bits_per_byte" in evaluation else ""
-        lines["held out"] = f"{evaluation['eval_loss']:.4f} nats a token, perplexity {evaluation['eval_perplexity']:.2f}{bits}"
+        lines["held out"] = (
+            f"{evaluation['eval_loss']:.4f} nats a token, perplexity {evaluation['eval_perplexity']:.2f}{bits}"
+        )
     for name, values in result["baselines"].items():
         below = "below" if result["eval"] and result["eval"]["eval_loss"] < values["loss"] else "not below"
         lines[f"{name}"] = f"{values['loss']:.4f} nats a token, {values['bits_per_byte']:.3f} bits a byte ({below})"
@@ -132,6 +155,8 @@ def _summary(ending: Ending, result: dict[str, Any]) -> dict[str, str]:
     if result["model"] is not None:
         lines["saved"] = f"{result['model']}, opened again and equal"
         lines["next"] = f'llmtrain predict "The " --run {folder}'
+    if "predictions" in result:
+        lines["predicted"] = result["predictions"]
     if result["state"] == "stopped":
         control = engine.control
         name = control.signals.name or ("launch.deadline" if control.past_deadline else "another rank's signal")
@@ -142,5 +167,9 @@ def _summary(ending: Ending, result: dict[str, Any]) -> dict[str, str]:
 
 
 def _clock(seconds: float) -> str:
-    whole = int(round(seconds))
-    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02d}"
+    whole = round(seconds)
+    return (
+        f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+        if whole >= 3600
+        else f"{whole // 60}:{whole % 60:02d}"
+    )

@@ -14,15 +14,18 @@ def header(composed: Composed, assembly: Assembly, machine: Machine, folder: Run
     parameters = list(assembly.built.model.parameters())
     count = sum(p.numel() for p in parameters)
     compute = SHORT[str(machine.compute)]
+    size = plan.global_size * plan.tokens_per_row
     lines = {
         "model": f"{assembly.built.label}  {amount(count)} parameters, {SHORT[str(parameters[0].dtype)]}",
         "compute": f"{compute} on {machine.device}, {machine.threads} threads ({machine.reason})",
         "data": _data(assembly),
-        "batch": f"{plan.global_size} rows = {_product(assembly)}  about {plan.global_size * plan.tokens_per_row:,.0f} tokens a step",
+        "batch": f"{plan.global_size} rows = {_product(assembly)}  about {size:,.0f} tokens a step",
         "budget": _budget(composed, assembly, total),
     }
     if recipe.memory.recompute != "none" or assembly.stage.hidden:
-        parts = ["recompute"] * (recipe.memory.recompute != "none") + ["loss without full logits"] * assembly.stage.hidden
+        parts = ["recompute"] * (recipe.memory.recompute != "none") + [
+            "loss without full logits"
+        ] * assembly.stage.hidden
         lines["memory"] = ", ".join(parts)
     if composed.code:
         lines["code"] = ", ".join(f"{named.key}: {named.value}" for named in composed.code)

@@ -14,7 +14,19 @@ EXACT = (
     "optimizer.name", "batch.global_size", "precision",
 )  # fmt: skip
 """Keys whose change makes it another run; `--allow-change KEY` accepts one."""
-SILENT = ("run", "log", "checkpoint", "evaluate", "predict", "launch", "tests", "allow_code", "offline", "run_mode", "plugins")
+SILENT = (
+    "run",
+    "log",
+    "checkpoint",
+    "evaluate",
+    "predict",
+    "launch",
+    "tests",
+    "allow_code",
+    "offline",
+    "run_mode",
+    "plugins",
+)
 """Sections whose change touches no number of the training."""
 
 
@@ -66,14 +78,18 @@ def compare(saved: Mapping[str, Any], now: Mapping[str, Any], allowed: Iterable[
         if _within(key, EXACT) and not _within(key, allowed):
             problems.append(_refusal(key, shown))
         lines.append(shown)
-    for part in ("data", "tokenizer"):
-        if saved.get(part) != now[part] and not lines and not _within(part, allowed):
-            problems.append(_refusal(part, f"the {part}'s content is not that of the checkpoint"))
+    problems.extend(
+        _refusal(part, f"the {part}'s content is not that of the checkpoint")
+        for part in ("data", "tokenizer")
+        if saved.get(part) != now[part] and not lines and not _within(part, allowed)
+    )
     if problems:
         raise Failure(*problems)
-    for part in ("layout", "versions", "threads", "compute", "device"):
-        if saved.get(part) != now[part]:
-            lines.append(f"{part}: checkpoint {saved.get(part)} -> now {now[part]}; numbers may differ in the last digits")
+    lines.extend(
+        f"{part}: checkpoint {saved.get(part)} -> now {now[part]}; numbers may differ in the last digits"
+        for part in ("layout", "versions", "threads", "compute", "device")
+        if saved.get(part) != now[part]
+    )
     return lines
 
 

@@ -54,9 +54,13 @@ def chunks_agree(stage: Stage, head: nn.Linear, vocabulary: int) -> bool:
     stage.eval()
     model: Any = stage.model
     with torch.no_grad():
-        own = functional.cross_entropy(_logits(stage, ids, positions), targets[0].to(head.weight.device), reduction="none")
+        own = functional.cross_entropy(
+            _logits(stage, ids, positions), targets[0].to(head.weight.device), reduction="none"
+        )
         hidden = model.base_model(
-            input_ids=ids[None].to(head.weight.device), position_ids=positions[None].to(head.weight.device), use_cache=False
+            input_ids=ids[None].to(head.weight.device),
+            position_ids=positions[None].to(head.weight.device),
+            use_cache=False,
         ).last_hidden_state
         chunked = ChunkedScorer(head).nll(hidden, targets.to(head.weight.device))[0]
     stage.train(training)

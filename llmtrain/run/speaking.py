@@ -8,7 +8,6 @@ import torch
 
 from llmtrain import generate
 from llmtrain.data.tokens import FastTokenizer
-from llmtrain.dist import Ranks
 from llmtrain.doors import transformers as door
 from llmtrain.engine.events import EventBus
 from llmtrain.errors import fail
@@ -19,7 +18,11 @@ from llmtrain.recipe.schema import Recipe
 from llmtrain.run import RunOptions
 from llmtrain.run.assembly import Assembly, cache_folder
 from llmtrain.run.machine import FORMATS, choose
-from llmtrain.run.vocabulary import resolve_model, vocabulary
+from llmtrain.run.models import resolve
+from llmtrain.run.vocabulary import vocabulary
+
+SAMPLE_TOKENS = 64
+"""New tokens of a sample while training."""
 
 
 def _words(tokenizer: FastTokenizer, config: Any) -> generate.Vocabulary:  # noqa: ANN401
@@ -56,7 +59,7 @@ def predict(
     )
     section = recipe.model
     origin = door.locate(
-        resolve_model(recipe.model.name), revision=section.revision, trust_remote_code=section.trust_remote_code,
+        resolve(recipe.model.name, cache_folder()), revision=section.revision, trust_remote_code=section.trust_remote_code,
         offline=recipe.offline,
     )  # fmt: skip
     model = door.open_causal(origin, attention=section.attention)
@@ -69,17 +72,30 @@ def predict(
     return [asdict(result) for result in results]
 
 
-def sampler(recipe: Recipe, assembly: Assembly, ranks: Ranks) -> Callable[[], list[dict[str, str]]]:
-    """Texts for `evaluate.samples.prompts`; collective when the model is sharded."""
+def continuations(
+    recipe: Recipe, assembly: Assembly, prompts: Sequence[str], *, longest: int | None = None
+) -> list[dict[str, Any]]:
+    """Texts from the model in training; collective when it is sharded. No random stream of the training moves.
+
+    Args:
+        longest: at most this many new tokens, below `predict.max_new_tokens`.
+    """
     words = _words(assembly.material.vocabulary.tokenizer, assembly.built.config)
-    settings = replace(_sampling(recipe), max_new_tokens=min(64, recipe.predict.max_new_tokens))
+    settings = _sampling(recipe)
+    if longest is not None:
+        settings = replace(settings, max_new_tokens=min(longest, settings.max_new_tokens))
+    with torch.random.fork_rng(devices=[]), assembly.executor.autocast(), gathered_outside_blocks(assembly.stage):
+        results = generate.generate(
+            assembly.built.model, prompts, words, settings, positions=position_limit(assembly.built.config)
+        )
+    return [asdict(result) for result in results]
+
+
+def sampler(recipe: Recipe, assembly: Assembly) -> Callable[[], list[dict[str, str]]]:
+    """Texts for `evaluate.samples.prompts`, short enough not to hold up training."""
 
     def sample() -> list[dict[str, str]]:
-        with torch.random.fork_rng(devices=[]), assembly.executor.autocast(), gathered_outside_blocks(assembly.stage):
-            results = generate.generate(
-                assembly.built.model, recipe.evaluate.samples.prompts, words, settings,
-                positions=position_limit(assembly.built.config),
-            )  # fmt: skip
-        return [{"prompt": result.prompt, "text": result.text} for result in results]
+        found = continuations(recipe, assembly, recipe.evaluate.samples.prompts, longest=SAMPLE_TOKENS)
+        return [{"prompt": item["prompt"], "text": item["text"]} for item in found]
 
     return sample

@@ -1,25 +1,30 @@
 """`train` from recipe to result, in the ten steps of docs/architecture.md; the order is the content of this file."""
 
-import json
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llmtrain import dist
 from llmtrain.dist import Ranks
 from llmtrain.doors import transformers as door
+from llmtrain.engine.callbacks import Profiler, memory_gib
 from llmtrain.engine.checkpoint import Checkpointer, Restored
 from llmtrain.engine.control import Control, Rhythm, Signals
-from llmtrain.engine.events import Committed, EventBus, Failed, Notice, RunEnd, RunStart, Sampled, StepEnd
+from llmtrain.engine.events import (
+    Committed,
+    EventBus,
+    Failed,
+    Notice,
+    RunEnd,
+    RunStart,
+    Sampled,
+    StepEnd,
+)
 from llmtrain.engine.loop import Engine, Rhythms
-from llmtrain.engine.callbacks import Profiler, memory_gib
 from llmtrain.engine.sinks import Sinks, TensorBoard
 from llmtrain.engine.state import TrainState
-from llmtrain.errors import Exit, Failure, fail
+from llmtrain.errors import Exit, Failure, Terminated
 from llmtrain.recipe.compose import Composed
 from llmtrain.recipe.durations import parse_cadence, parse_duration
 from llmtrain.recipe.plan import plan
@@ -27,11 +32,18 @@ from llmtrain.recipe.resolved import dump_original, write_resolved
 from llmtrain.record import files, index, logs, metrics
 from llmtrain.record.folder import RunFolder
 from llmtrain.run import RunOptions
-from llmtrain.run.assembly import Assembly, assemble, gather_material, refuse_rules, tensors_of
+from llmtrain.run.assembly import (
+    Assembly,
+    assemble,
+    gather_material,
+    refuse_rules,
+    tensors_of,
+)
 from llmtrain.run.finish import Ending, finish
 from llmtrain.run.header import header
 from llmtrain.run.identity import compare, identity
 from llmtrain.run.machine import Machine, choose, devices, versions
+from llmtrain.run.models import SETUP
 from llmtrain.run.speaking import sampler
 
 
@@ -61,11 +73,8 @@ def train(composed: Composed, options: RunOptions, bus: EventBus) -> dict[str, A
             return finished
         material = gather_material(recipe, progress=_progress(bus), poll=None)
         ranks = dist.start(backend=machine.backend, timeout=recipe.launch.timeout)
-        try:
-            result = _on_ranks(composed, options, bus, signals, machine, ranks, material)
-        except BaseException:
-            # Peers may be anywhere: no collective from here on, and the group is not destroyed.
-            raise
+        result = _on_ranks(composed, options, bus, signals, machine, ranks, material)
+        # Only here: after an error peers may be anywhere, and a collective would wait for them.
         dist.stop()
         return result
 
@@ -104,7 +113,11 @@ def _finished(composed: Composed, options: RunOptions) -> dict[str, Any] | None:
     if folder is None or folder.status().get("state") != "done" or not folder.result.is_file():
         return None
     result = files.read_json(folder.result)
-    return result if result.get("total_steps") == composed.recipe.budget.steps or composed.recipe.budget.steps is None else None
+    return (
+        result
+        if result.get("total_steps") == composed.recipe.budget.steps or composed.recipe.budget.steps is None
+        else None
+    )
 
 
 def _open_place(composed: Composed, options: RunOptions, ranks: Ranks) -> Place:
@@ -123,7 +136,13 @@ def _open_place(composed: Composed, options: RunOptions, ranks: Ranks) -> Place:
 
 
 def _on_ranks(
-    composed: Composed, options: RunOptions, bus: EventBus, signals: Signals, machine: Machine, ranks: Ranks, material: Any
+    composed: Composed,
+    options: RunOptions,
+    bus: EventBus,
+    signals: Signals,
+    machine: Machine,
+    ranks: Ranks,
+    material: Any,
 ) -> dict[str, Any]:
     def poll() -> None:
         if signals.interruptible and signals.stop:
@@ -139,8 +158,6 @@ def _on_ranks(
     lock = folder.lock() if ranks.is_first else None
     try:
         logs.start_logging(folder, ranks.rank, recipe.log.level)
-        if ranks.is_first:
-            _describe(composed, folder, machine, place)
         session = _Session(composed, options, bus, signals, machine, ranks, assembly, place)
         try:
             return session.run()
@@ -152,14 +169,29 @@ def _on_ranks(
             lock.release()
 
 
-def _describe(composed: Composed, folder: RunFolder, machine: Machine, place: Place) -> None:
-    """recipe.yaml, recipe.resolved.yaml, env.json, run.json."""
-    recipe = composed.recipe
+def _describe(composed: Composed, assembly: Assembly, machine: Machine, place: Place) -> None:
+    """recipe.yaml, recipe.resolved.yaml, env.json, run.json, ledger.json, and `setup/`: configuration and tokenizer."""
+    recipe, folder = composed.recipe, place.folder
     files.write_atomic(folder.recipe, dump_original(composed).encode())
     files.write_atomic(folder.resolved, write_resolved(composed).encode())
     folder.write_environment(versions(), devices(machine))
+    files.write_json(folder.ledger, assembly.material.prepared.ledger.to_json())
+    words, config = assembly.material.vocabulary, assembly.built.config
+
+    def fill(target: Path) -> None:
+        words.save(target)
+        files.write_json(target / "ids.json", {"eos": words.tokenizer.eos_id, "pad": words.tokenizer.eos_id})
+        if config is not None:
+            config.save_pretrained(str(target))
+
+    if not (folder.path / SETUP).is_dir():
+        files.publish_folder(folder.path / SETUP, fill)
     folder.write_status(
-        state="running", mode=recipe.run_mode, objective=recipe.objective.name, recipe=composed.shown, name=composed.name
+        state="running",
+        mode=recipe.run_mode,
+        objective=recipe.objective.name,
+        recipe=composed.shown,
+        name=composed.name,
     )
     folder.event("run", "resumed" if place.resumed else "started", sync=True)
 
@@ -184,6 +216,8 @@ class _Session:
         )  # fmt: skip
         self.metrics: metrics.MetricsFile | None = None
         self.engine: Engine | None = None
+        self.started = False
+        """Whether the folder was touched: a resume that is refused leaves it as it was."""
 
     def _first_scale(self) -> float:
         return self.recipe.precision.loss_scale if self.recipe.precision.compute == "fp16" else 1.0
@@ -202,17 +236,18 @@ class _Session:
         restored = self._restore()
         total = self.assembly.plan.total_steps
         assert total is not None
+        self.started = True
         if self.ranks.is_first:
+            _describe(self.composed, self.assembly, self.machine, self.place)
             self.metrics = metrics.MetricsFile(self.folder.metrics)
             self._attach_sinks()
             self.bus.on(StepEnd, self._keep_status)
             self.bus.on(Sampled, self._keep_samples)
-            files.write_json(self.folder.ledger, self.assembly.material.prepared.ledger.to_json())
         engine = self.engine = self._engine(total)
         start = self.tensors.train_state.step
         engine.saved_step = restored.step if restored else -1
         lines = header(self.composed, self.assembly, self.machine, self.folder, total)
-        self.bus.emit(RunStart(header=lines, start_step=start, total_steps=total))
+        self.bus.emit(RunStart(header=lines, start_step=start, total_steps=total, folder=str(self.folder.path)))
         if restored is not None:
             self.bus.emit(Notice(message=f"resumed from step {restored.step}"))
         engine.fit()
@@ -272,7 +307,7 @@ class _Session:
             executor=assembly.executor, update=assembly.update, factor=schedule.build(total, recipe.optimizer.lr),
             control=control, ranks=self.ranks, data_rank=assembly.mesh.data_rank, evaluator=assembly.evaluator,
             saver=self.checkpointer, save=self._save,
-            sample=sampler(recipe, assembly, self.ranks) if recipe.evaluate.samples.prompts else None,
+            sample=sampler(recipe, assembly) if recipe.evaluate.samples.prompts else None,
             rhythms=self._rhythms(total), tensors=self.tensors, bus=self.bus, write=self._write,
             memory=lambda: memory_gib(self.machine.device),
         )  # fmt: skip
@@ -318,12 +353,16 @@ class _Session:
         code = int(error.exit_code) if isinstance(error, Failure) else int(Exit.BUG)
         if isinstance(error, KeyboardInterrupt):
             code = int(Exit.INTERRUPTED)
+        if isinstance(error, Terminated):
+            code = int(Exit.TERMINATED)
         step = self.tensors.train_state.step
-        kind = "own" if isinstance(error, Failure | KeyboardInterrupt) else "peer" if "onnection" in str(error) else "own"
+        kind = (
+            "own" if isinstance(error, Failure | KeyboardInterrupt) else "peer" if "onnection" in str(error) else "own"
+        )
         self.folder.write_rank_exit(self.ranks.rank, code=code, kind=kind, phase="train", step=step)
         if isinstance(error, KeyboardInterrupt):
             self.checkpointer.abandon()
-        if not self.ranks.is_first:
+        if not self.ranks.is_first or not self.started:
             return
         if self.metrics is not None:
             self.metrics.flush()

@@ -11,12 +11,7 @@ from llmtrain.data.prepare import train_tokenizer
 from llmtrain.data.tokens import FastTokenizer
 from llmtrain.errors import fail
 from llmtrain.recipe.schema import Recipe
-from llmtrain.record import index
-
-FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "tokenizer.model", "chat_template.jinja",
-)  # fmt: skip
+from llmtrain.run.models import copy_tokenizer, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,28 +23,7 @@ class Vocabulary:
 
     def save(self, folder: Path) -> None:
         """Copy the files, byte for byte, so that a run's tokenizer has the fingerprint of its data cache."""
-        for name in FILES:
-            if (self.folder / name).is_file():
-                shutil.copyfile(self.folder / name, folder / name)
-
-
-def resolve_model(name: str) -> str:
-    """The folder behind `model.name`: a run of ours stands for its final model.
-
-    Raises:
-        Failure: the run has no final model.
-    """
-    path = Path(name).expanduser()
-    if not (path / "run.json").is_file():
-        return name
-    model = path / "model"
-    if not (model / "config.json").is_file():
-        state = index.RunFolder.open(path).status().get("state", "unknown")
-        raise fail(
-            "E-MODEL-001", f"run {name} has no final model (state: {state})", key="model.name",
-            hint=f"finish it: llmtrain train RECIPE --resume {name}",
-        )  # fmt: skip
-    return str(model)
+        copy_tokenizer(self.folder)(folder)
 
 
 def vocabulary(recipe: Recipe, *, cache: Path, workers: int) -> Vocabulary:
@@ -70,7 +44,7 @@ def vocabulary(recipe: Recipe, *, cache: Path, workers: int) -> Vocabulary:
             "E-MODEL-004", "no tokenizer: the model has no files to take one from", key="tokenizer",
             hint="tokenizer: {train: {vocab_size: 4096}}, or tokenizer.name",
         )  # fmt: skip
-    path = Path(resolve_model(name)).expanduser()
+    path = Path(resolve(name, cache)).expanduser()
     if path.is_file() and path.name == "tokenizer.json":
         return Vocabulary(tokenizer=FastTokenizer(path.parent), folder=path.parent)
     if (path / "tokenizer.json").is_file():

@@ -7,7 +7,6 @@ crosses a document or a row.
 import hashlib
 import json
 import math
-import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +25,11 @@ _BUCKETS = 8
 
 
 def baselines(
-    train: RowSource, held_out: RowSource, tokenizer: Tokenizer, *, cache: Path | None = None
+    train: RowSource,
+    held_out: RowSource,
+    tokenizer: Tokenizer,
+    *,
+    cache: Path | None = None,
 ) -> dict[str, dict[str, float]]:
     """`1-gram` (add-one smoothing) and `3-gram` (linear interpolation), each with `loss` in nats a target,
     `bits_per_byte` of the targets' UTF-8 text, `targets`, and `counted`, the training targets counted.
@@ -37,7 +40,13 @@ def baselines(
     Args:
         cache: folder of the cache; results are kept there by fingerprint.
     """
-    parts = [_VERSION, COUNTED, train.fingerprint, held_out.fingerprint, tokenizer.fingerprint]
+    parts = [
+        _VERSION,
+        COUNTED,
+        train.fingerprint,
+        held_out.fingerprint,
+        tokenizer.fingerprint,
+    ]
     name = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:40] + ".json"
     path = cache / "baselines" / name if cache is not None else None
     if path is not None and path.is_file():
@@ -50,7 +59,7 @@ def baselines(
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{name}-{secrets.token_hex(4)}")
         temporary.write_text(json.dumps(found), encoding="utf-8")
-        os.rename(temporary, path)
+        temporary.rename(path)
     return found
 
 
@@ -71,8 +80,14 @@ def _measure(train: RowSource, held_out: RowSource, tokenizer: Tokenizer) -> dic
     weights = _fit(_Model(counted_on, tokenizer.vocab_size), fitted_on)
     model = _Model(_joined(rows), tokenizer.vocab_size)
     tested = _joined([_targets(held_out.row(index)) for index in range(len(held_out))])
-    probabilities = {"1-gram": model.unigram(tested), "3-gram": _mixed(model.parts(tested), weights)}
-    count, size = len(tested.target), max(1, int(tokenizer.token_bytes()[tested.target].sum()))
+    probabilities = {
+        "1-gram": model.unigram(tested),
+        "3-gram": _mixed(model.parts(tested), weights),
+    }
+    count, size = (
+        len(tested.target),
+        max(1, int(tokenizer.token_bytes()[tested.target].sum())),
+    )
     out = {}
     for name, values in probabilities.items():
         nats = float(-np.log(values).sum())
@@ -156,7 +171,13 @@ def _fit(model: _Model, data: _Targets) -> np.ndarray:
     for _ in range(_ROUNDS):
         shares = weights[bucket].T * parts
         shares /= shares.sum(axis=0)
-        sums = np.stack([np.bincount(bucket, weights=share, minlength=_BUCKETS) for share in shares], axis=1) + 1e-3
+        sums = (
+            np.stack(
+                [np.bincount(bucket, weights=share, minlength=_BUCKETS) for share in shares],
+                axis=1,
+            )
+            + 1e-3
+        )
         weights = sums / sums.sum(axis=1, keepdims=True)
     return weights
 

@@ -9,9 +9,25 @@ from llmtrain.cli.app import main
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "help"
 COMMANDS = (
-    "", "train", "evaluate", "predict", "run", "check", "plan", "recipes", "init", "schema", "doctor", "runs", "runs list",
-    "runs show", "runs logs", "checkpoint", "checkpoint list", "checkpoint verify",
-)  # fmt: skip
+    "",
+    "train",
+    "evaluate",
+    "predict",
+    "run",
+    "check",
+    "plan",
+    "recipes",
+    "init",
+    "schema",
+    "doctor",
+    "runs",
+    "runs list",
+    "runs show",
+    "runs logs",
+    "checkpoint",
+    "checkpoint list",
+    "checkpoint verify",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 CALLS = ("open", "write", "pwrite", "fsync", "rename", "mkdir", "unlink", "rmdir", "ftruncate", "truncate")
 
@@ -32,7 +32,7 @@ class Faults:
         self._lock = threading.Lock()
         self._originals: dict[str, Callable[..., Any]] = {}
 
-    def __enter__(self) -> "Faults":
+    def __enter__(self) -> Self:
         for name in self.names:
             self._originals[name] = getattr(os, name)
             setattr(os, name, self._wrap(name, getattr(os, name)))

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Names = Literal["kept", "reverted"]
 Data = Literal["dropped", "cut", "zeroed"]
@@ -35,7 +35,7 @@ class Disk:
         self._descriptors: dict[int, File | Folder] = {}
         self._originals: dict[str, Callable[..., Any]] = {}
 
-    def __enter__(self) -> "Disk":
+    def __enter__(self) -> Self:
         for name, follow in self._followers().items():
             self._originals[name] = getattr(os, name)
             setattr(os, name, self._wrap(name, follow))

@@ -74,8 +74,43 @@ def test_kill_before_every_call(template: Path, tmp_path: Path, asynchronous: bo
         check(folder, before)
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO], ids=["full", "broken"])
-@pytest.mark.parametrize("again", [False, True], ids=["once", "ever"])
+def test_kill_before_every_call_of_the_first_save(tmp_path: Path) -> None:
+    """Nothing or everything of it is there, and the run goes on in its own folder."""
+    template = RunFolder.create(tmp_path, "new").path
+
+    def first_save(path: Path) -> None:
+        folder = RunFolder.open(path)
+        with folder.lock():
+            train(folder, resume(folder)[0], 1, 1)
+
+    counted = copied(template, tmp_path / "count")
+    with Faults() as faults:
+        first_save(counted.path)
+    for number, call in enumerate(faults.trace, 1):
+        folder = copied(template, tmp_path / f"{number}")
+
+        def killed(path: Path = folder.path, number: int = number) -> None:
+            with Faults(number):
+                first_save(path)
+
+        assert os.WTERMSIG(in_child(killed)) == signal.SIGKILL, call
+        verified = good(folder)
+        with folder.lock():
+            saver, toy, restored = resume(folder)
+            assert (restored is not None) == bool(verified) and toy.same_as(Toy(len(verified))), call
+            metrics.cut(folder.metrics, restored.metrics_length if restored else 0, folder.logs / "dropped.jsonl")
+            train(folder, saver, toy.step + 1, 2)
+        assert good(folder)[0] >= 2 - len(verified), call
+
+
+@pytest.mark.parametrize(
+    ("code", "again"),
+    [
+        pytest.param(errno.ENOSPC, False, id="full-once"), pytest.param(errno.EIO, True, id="broken-ever"),
+        pytest.param(errno.ENOSPC, True, id="full-ever", marks=pytest.mark.slow),
+        pytest.param(errno.EIO, False, id="broken-once", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_errno_at_every_call(template: Path, tmp_path: Path, code: int, again: bool) -> None:
     calls = calls_of_a_save(template, tmp_path, True)
     before = good(RunFolder.open(template))
@@ -137,3 +172,19 @@ def test_a_save_that_would_not_fit_is_not_begun(
     with pytest.raises(Failure, match=r"disk full: needs .* GB, .* GB free; step 3 is safe"):
         saver.save(Toy(4), step=4, wait=False, metrics_length=0)
     assert not list(folder.checkpoints.glob("*.tmp")) and files.read_json(folder.path / "run.json")["id"] == folder.id
+
+
+def test_a_replaced_file_is_the_old_or_the_new(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    files.write_json(path, "old")
+    with Faults() as faults:
+        files.write_json(path, "old")
+    assert len(faults.trace) == 5
+    for number in range(1, 6):
+
+        def killed(number: int = number) -> None:
+            with Faults(number):
+                files.write_json(path, "new")
+
+        assert os.WTERMSIG(in_child(killed)) == signal.SIGKILL
+        assert files.read_json(path) == ("new" if number == 5 else "old")

@@ -22,6 +22,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 MODULES = ("torch", "torch.distributed.checkpoint", "torch.distributed.fsdp", "transformers")
 ENTRY = "llmtrain.cli.app:main"
@@ -105,8 +106,9 @@ class Zygote:
         self._server.stdin.close()
         self._server.stdout.close()
         self._server.wait(30)
+        self._server.stdout.close()
 
-    def __enter__(self) -> "Zygote":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,5 +1,7 @@
 """Findings about machines that are not this one."""
 
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,15 +18,28 @@ def test_this_machine_has_a_finding_for_everything() -> None:
 
 
 def test_a_failed_line_has_its_mend_under_it() -> None:
-    found = [doctor.Finding(name="a", state="ok", text="fine", mend="x"), doctor.Finding(name="bb", state="fail", text="no", mend="do")]
+    found = [
+        doctor.Finding(name="a", state="ok", text="fine", mend="x"),
+        doctor.Finding(name="bb", state="fail", text="no", mend="do"),
+    ]
     assert doctor.table(found) == "ok    a   fine\nfail  bb  no\n          mend: do\n"
 
 
-@pytest.mark.parametrize(("installed", "state"), [("2.12.9", "fail"), ("2.13.0+cpu", "ok"), ("3.0", "ok"), ("2.13.0.dev1", "ok")])
+@pytest.mark.parametrize(
+    ("installed", "state"), [("2.12.9", "fail"), ("2.13.0+cpu", "ok"), ("3.0", "ok"), ("2.13.0.dev1", "ok")]
+)
 def test_versions_against_floors(monkeypatch: pytest.MonkeyPatch, installed: str, state: str) -> None:
     monkeypatch.setattr(doctor.importlib.metadata, "version", lambda _: installed)
     found = next(item for item in doctor.packages() if item.name == "torch")
     assert found.state == state
+
+
+def test_floors_are_those_of_the_package() -> None:
+    project = tomllib.loads((Path(__file__).resolve().parents[2] / "pyproject.toml").read_text())["project"]
+    parts = [re.match(r"([\w-]+)>=([\d.]+)", item) for item in project["dependencies"]]
+    assert {part[1]: part[2] for part in parts if part} == doctor.FLOORS
+    extras = project["optional-dependencies"]
+    assert all(any(item.startswith(name) for item in extras[extra]) for name, (extra, _) in doctor.OPTIONAL.items())
 
 
 def test_a_missing_package_fails_unless_it_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +52,9 @@ def test_a_missing_package_fails_unless_it_is_optional(monkeypatch: pytest.Monke
     assert states["gguf"] == "note"
 
 
-@pytest.mark.parametrize(("system", "state"), [("Linux", "ok"), ("Darwin", "note"), ("Windows", "fail"), ("Plan9", "warn")])
+@pytest.mark.parametrize(
+    ("system", "state"), [("Linux", "ok"), ("Darwin", "note"), ("Windows", "fail"), ("Plan9", "warn")]
+)
 def test_platforms(monkeypatch: pytest.MonkeyPatch, system: str, state: str) -> None:
     monkeypatch.setattr(doctor.platform, "system", lambda: system)
     assert doctor.system()[1].state == state

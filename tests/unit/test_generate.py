@@ -32,11 +32,24 @@ def model() -> "torch.nn.Module":
     return transformers.LlamaForCausalLM(config).float()
 
 
+@pytest.fixture(scope="module")
+def absolute() -> "torch.nn.Module":
+    """A model that sees absolute positions: a wrong shift of padded prompts changes its texts."""
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(1)
+    config = transformers.GPT2Config(
+        vocab_size=257, n_embd=64, n_layer=2, n_head=4, n_positions=128, initializer_range=0.5, bos_token_id=256,
+        eos_token_id=256,
+    )  # fmt: skip
+    return transformers.GPT2LMHeadModel(config).float()
+
+
+@pytest.mark.parametrize("kind", ["model", "absolute"])
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
-def test_the_batch_size_changes_nothing(model: "torch.nn.Module", temperature: float) -> None:
+def test_the_batch_size_changes_nothing(request: pytest.FixtureRequest, kind: str, temperature: float) -> None:
     runs = [
         generate(
-            model, PROMPTS, byte_vocabulary(),
+            request.getfixturevalue(kind), PROMPTS, byte_vocabulary(),
             Sampling(max_new_tokens=16, temperature=temperature, top_p=0.9, batch_size=size, seed=3),
         )
         for size in (1, 2, 5, "auto")

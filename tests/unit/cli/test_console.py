@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from llmtrain.cli import console
-from llmtrain.engine.events import Committed, EventBus, Evaluated, Notice, RunEnd, RunStart, Sampled, StepEnd
+from llmtrain.engine.events import Committed, Evaluated, EventBus, Notice, RunEnd, RunStart, Sampled, StepEnd
 from llmtrain.errors import Place, Problem
 
 ESCAPE = "\x1b"
@@ -198,7 +198,14 @@ def test_the_live_line_in_full() -> None:
 
 @pytest.mark.parametrize(
     ("values", "shown"),
-    [([], ""), ([1.0], "▁"), ([1.0, 1.0], "▁▁"), ([2.0, 1.0], "█▁"), ([float("nan"), 1.0], "▁"), ([1e300, -1e300], "█▁")],
+    [
+        ([], ""),
+        ([1.0], "▁"),
+        ([1.0, 1.0], "▁▁"),
+        ([2.0, 1.0], "█▁"),
+        ([float("nan"), 1.0], "▁"),
+        ([1e300, -1e300], "█▁"),
+    ],
 )
 def test_sparkline(values: list[float], shown: str) -> None:
     assert console.sparkline(values) == shown

@@ -13,7 +13,9 @@ def test_check_says_valid(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("train/demo.yaml: valid\n", "")
 
 
-def test_check_takes_several_recipes_and_reports_all_problems(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_takes_several_recipes_and_reports_all_problems(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = tmp_path / "bad.yaml"
     bad.write_text("extends: [train/demo]\noptimizer: {lrr: 3}\n")
     assert main(["check", "demo", str(bad), "budget.steps=zero"]) == 2

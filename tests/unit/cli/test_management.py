@@ -1,6 +1,9 @@
 """Runs and checkpoints as lists and as JSON."""
 
 import json
+import os
+import socket
+import subprocess
 import time
 from pathlib import Path
 
@@ -16,7 +19,14 @@ def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = Path("runs/260101-120000-x")
     (folder / "logs").mkdir(parents=True)
-    status = {"id": folder.name, "mode": "train", "state": "done", "step": 12, "started": 1.0, "updated": time.time() - 7200}
+    status = {
+        "id": folder.name,
+        "mode": "train",
+        "state": "done",
+        "step": 12,
+        "started": 1.0,
+        "updated": time.time() - 7200,
+    }
     (folder / "run.json").write_text(json.dumps(status))
     (folder / "result.json").write_text(json.dumps({"train": {"loss": 2.123456}, "steps": 12, "best": None}))
     (folder / "logs" / "rank_0.log").write_text("line one\nline two\n")
@@ -57,6 +67,18 @@ def test_show_tells_how_to_go_on(run: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.endswith(f"go on: llmtrain train {run}/recipe.yaml --resume {run}\n")
 
 
+def test_a_run_whose_process_is_gone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    status = json.loads((run / "run.json").read_text()) | {"state": "running", "host": socket.gethostname()}
+    for pid, text in ((ended.pid, "running (process gone)"), (os.getpid(), "running  ")):
+        (run / "run.json").write_text(json.dumps({**status, "pid": pid}))
+        assert main(["runs", "list"]) == 0
+        assert f"train  {text}" in capsys.readouterr().out
+    assert main(["runs", "show"]) == 0
+    assert "checkpoint  none" in capsys.readouterr().out
+
+
 def test_logs(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["runs", "logs", str(run)]) == 0
     assert capsys.readouterr().out == "line one\nline two\n"
@@ -87,6 +109,8 @@ def test_a_damaged_checkpoint_is_named(run: Path, capsys: pytest.CaptureFixture[
     assert json.loads(capsys.readouterr().out)["checkpoints"][0]["step"] == 12
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0 s"), (59, "59 s"), (61, "1 min"), (7200, "2 h"), (200_000, "2 d")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (59, "59 s"), (61, "1 min"), (7200, "2 h"), (200_000, "2 d")]
+)
 def test_age(seconds: float, text: str) -> None:
     assert age(time.time() - seconds - 0.5) == text

@@ -10,7 +10,7 @@ import pytest
 
 from llmtrain import run as runs
 from llmtrain.cli.app import main
-from llmtrain.cli.prompts import read_prompts, split_words, write_results
+from llmtrain.cli.prompts import read_prompts, run_name, split_words, write_results
 from llmtrain.errors import Failure
 
 
@@ -81,13 +81,20 @@ def test_files_go_in_and_out(calls: list[Any], capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("line", "id"),
     [
-        ("predict", "E-CLI-001"), ("predict hi", "E-CLI-005"), ("predict hi --run nope", "E-CLI-005"),
-        ("predict hi --run a --model b", "E-CLI-004"), ("predict hi --input x.txt --model m", "E-CLI-004"),
-        ("predict --input gone.txt --model m", "E-FILE-001"), ("predict --input x.csv --model m", "E-DATA-011"),
-        ("predict hi --output no/where.jsonl --model m", "E-FILE-005"), ("predict hi --output . --model m", "E-FILE-005"),
-        ("predict hi predict.top_p=2 --model m", "E-RECIPE-005"), ("predict hi predict.topp=1 --model m", "E-CLI-002"),
+        ("predict", "E-CLI-001"),
+        ("predict hi", "E-CLI-005"),
+        ("predict hi --run nope", "E-CLI-005"),
+        ("predict hi --run a --model b", "E-CLI-004"),
+        ("predict hi --input x.txt --model m", "E-CLI-004"),
+        ("predict --input gone.txt --model m", "E-FILE-001"),
+        ("predict --input x.csv --model m", "E-DATA-011"),
+        ("predict hi --output no/where.jsonl --model m", "E-FILE-005"),
+        ("predict hi --output . --model m", "E-FILE-005"),
+        ("predict hi launch.nproc=2 --model m", "E-RECIPE-013"),
+        ("predict hi predict.top_p=2 --model m", "E-RECIPE-005"),
+        ("predict hi predict.topp=1 --model m", "E-CLI-002"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_done_is_said_before_anything_starts(
     calls: list[Any], capsys: pytest.CaptureFixture[str], line: str, id: str
 ) -> None:
@@ -101,9 +108,20 @@ def test_what_cannot_be_done_is_said_before_anything_starts(
     assert calls == []
 
 
+def test_a_run_keeps_its_step(tmp_path: Path) -> None:
+    assert run_name("latest", tmp_path) == str(tmp_path)
+    assert run_name("260101@12", tmp_path) == f"{tmp_path}@12"
+    odd = tmp_path / "a@b"
+    odd.mkdir()
+    assert run_name(str(odd), odd) == str(odd)
+
+
 def test_texts_and_settings_are_told_apart() -> None:
     words = ["x=5", "predict.top_p=0.5", "run a=b", "~predict.stop", "run.seed=3", "seed=3", "hello"]
-    assert split_words(words) == (["x=5", "run a=b", "seed=3", "hello"], ["predict.top_p=0.5", "~predict.stop", "run.seed=3"])
+    assert split_words(words) == (
+        ["x=5", "run a=b", "seed=3", "hello"],
+        ["predict.top_p=0.5", "~predict.stop", "run.seed=3"],
+    )
 
 
 def test_text_files_give_a_prompt_a_line(tmp_path: Path) -> None:

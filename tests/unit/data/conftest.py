@@ -51,7 +51,14 @@ def make(tokenizer: FastTokenizer, tmp_path: Path) -> Callable[..., Prepared]:
     def run(*sources: str | Path | Source, workers: int = 1, seed: int = 1, **keys: object) -> Prepared:
         train = [s if isinstance(s, Source) else Source(path=str(s)) for s in sources]
         section = DataSection(**{"train": train, "seq_len": 16, **keys})
-        return prepare(section, tokenizer, seed=seed, cache=tmp_path / "cache", workers=workers, offline=True)
+        return prepare(
+            section,
+            tokenizer,
+            seed=seed,
+            cache=tmp_path / "cache",
+            workers=workers,
+            offline=True,
+        )
 
     return run
 

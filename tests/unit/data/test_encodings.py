@@ -17,7 +17,12 @@ AWKWARD = {
     "big5.txt": "big5", "cp949.txt": "cp949", "euc_jp.txt": "euc_jp", "gb18030.txt": "gb18030", "gbk.txt": "gb18030",
     "shift_jis.txt": "shift_jis",
 }  # fmt: skip
-MARKED = {"english_utf8_bom.txt": "utf-8-sig", "polish_utf8_crlf.txt": "utf-8", "spanish_crlf.txt": "utf-8", "subtitles_utf16le_bom.srt": "utf-16"}  # fmt: skip
+MARKED = {
+    "english_utf8_bom.txt": "utf-8-sig",
+    "polish_utf8_crlf.txt": "utf-8",
+    "spanish_crlf.txt": "utf-8",
+    "subtitles_utf16le_bom.srt": "utf-16",
+}
 
 
 def in_pieces(data: bytes, size: int) -> list[bytes]:
@@ -55,7 +60,10 @@ def test_arbitrary_bytes_are_read_as_python_reads_them_or_refused_at_its_offset(
         expected: str | None = data.decode("utf-8-sig")
         offset = None
     except UnicodeDecodeError as error:
-        expected, offset = None, error.start + (3 if data.startswith(codecs.BOM_UTF8) else 0)
+        expected, offset = (
+            None,
+            error.start + (3 if data.startswith(codecs.BOM_UTF8) else 0),
+        )
     marked = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         found = "".join(decode(in_pieces(data, size), file="f", encoding=None))
@@ -77,12 +85,19 @@ def test_the_offset_and_line_of_a_bad_byte_are_true(size: int) -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "data"),
-    [("cp932", b"abc\n\x82\xa0\x82\n"), ("utf-16-le", b"a\0\n\0\0\xd8a\0"), ("ascii", b"ab\n\xe9")],
+    [
+        ("cp932", b"abc\n\x82\xa0\x82\n"),
+        ("utf-16-le", b"a\0\n\0\0\xd8a\0"),
+        ("ascii", b"ab\n\xe9"),
+    ],
 )
 def test_a_declared_encoding_is_strict(encoding: str, data: bytes) -> None:
     with pytest.raises(Failure) as caught:
         list(decode([data], file="f", encoding=named_encoding(encoding)))
-    assert (caught.value.problems[0].id, caught.value.problems[0].place.line) == ("E-DATA-002", 2)
+    assert (caught.value.problems[0].id, caught.value.problems[0].place.line) == (
+        "E-DATA-002",
+        2,
+    )
 
 
 def test_a_mark_against_the_declared_encoding_is_refused() -> None:
@@ -125,11 +140,26 @@ def test_a_latin1_file_is_advised_as_such(shared: Path) -> None:
     assert caught.value.problems[0].hint.startswith("add `encoding: cp1252`")
 
 
-@pytest.mark.parametrize("name", ["c4_demo.jsonl", "c4_train_200.parquet", "dolma_cc_0091.jsonl.gz", "dolma_cc_0091.jsonl.zst", "tinyshakespeare.txt", "wiki_demo.txt"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "c4_demo.jsonl",
+        "c4_train_200.parquet",
+        "dolma_cc_0091.jsonl.gz",
+        "dolma_cc_0091.jsonl.zst",
+        "tinyshakespeare.txt",
+        "wiki_demo.txt",
+    ],
+)
 def test_real_training_files_are_read(name: str, shared: Path) -> None:
     opened = open_source(Source(path=str(shared / "pretrain" / name)), key="data.train[0]")
     items = list(file_documents(opened.files[0], opened.source))
     documents = sum(item.last for item in items)
-    assert documents == {"c4_demo.jsonl": 300, "c4_train_200.parquet": 200, "tinyshakespeare.txt": 1, "wiki_demo.txt": 1}.get(name, 10)  # fmt: skip
+    assert documents == {
+        "c4_demo.jsonl": 300,
+        "c4_train_200.parquet": 200,
+        "tinyshakespeare.txt": 1,
+        "wiki_demo.txt": 1,
+    }.get(name, 10)
     if name.endswith(".txt"):
         assert "".join(item.text for item in items) == (shared / "pretrain" / name).read_text("utf-8")

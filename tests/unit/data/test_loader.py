@@ -94,7 +94,14 @@ def test_leaving_early_ends_the_thread() -> None:
 
 def test_an_error_in_the_thread_reaches_the_loop() -> None:
     order = Order([23], [1.0], seed=1, shuffle=False)
-    broken = StepLoader([Numbers(23, fail_at=9)], order, global_size=8, micro_size=8, collate=numbers, prefetch=2)
+    broken = StepLoader(
+        [Numbers(23, fail_at=9)],
+        order,
+        global_size=8,
+        micro_size=8,
+        collate=numbers,
+        prefetch=2,
+    )
     steps = broken.steps(0, 3)
     assert rows_of(next(steps)) == list(range(8))
     with pytest.raises(ValueError, match="broken row"):

@@ -20,7 +20,18 @@ def test_many_equals_at() -> None:
 
 
 def test_a_permutation_is_the_same_on_every_machine() -> None:
-    assert [Permutation(10, key=1).at(index) for index in range(10)] == [6, 1, 3, 4, 2, 5, 0, 9, 8, 7]
+    assert [Permutation(10, key=1).at(index) for index in range(10)] == [
+        6,
+        1,
+        3,
+        4,
+        2,
+        5,
+        0,
+        9,
+        8,
+        7,
+    ]
     assert Permutation(10**12, key=7).at(10**11) == 473755941991
     big = Permutation(10**12, key=7)
     assert len({big.at(index) for index in range(10**12 - 500, 10**12)}) == 500
@@ -40,7 +51,10 @@ def test_each_row_comes_once_an_epoch(n: int, shuffle: bool) -> None:
 
 
 def test_epochs_and_seeds_differ() -> None:
-    order, other = Order([100], [1.0], seed=1, shuffle=True), Order([100], [1.0], seed=2, shuffle=True)
+    order, other = (
+        Order([100], [1.0], seed=1, shuffle=True),
+        Order([100], [1.0], seed=2, shuffle=True),
+    )
     first = [row for _, row in order.window(0, 100)]
     assert first != [row for _, row in order.window(100, 100)]
     assert first != [row for _, row in other.window(0, 100)]
@@ -68,4 +82,8 @@ def test_seeking_far_equals_walking_there() -> None:
     walked = [order.draw(index) for index in range(5000)]
     assert Order([1000, 37], [1.0, 2.5], seed=9, shuffle=True).draw(4321) == walked[4321]
     source, row, epoch = order.draw(10**12)
-    assert (source in (0, 1), row < 1000, epoch) == (True, True, 10**12 // order.rows_per_epoch)
+    assert (source in (0, 1), row < 1000, epoch) == (
+        True,
+        True,
+        10**12 // order.rows_per_epoch,
+    )

@@ -1,4 +1,4 @@
-"""Preparation: never a stale cache, the same result for any number of workers, a split that stays, counts that close."""
+"""Preparation: never a stale cache, the same for any number of workers, a split that stays, counts that close."""
 
 import json
 import os
@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from llmtrain.data.prepare import Prepared, open_sources, prepare, train_tokenizer, worker_count
+from llmtrain.data.prepare import (
+    Prepared,
+    open_sources,
+    prepare,
+    train_tokenizer,
+    worker_count,
+)
 from llmtrain.data.rows import IGNORED
 from llmtrain.data.tokens import FastTokenizer, train_bpe
 from llmtrain.errors import Failure
@@ -47,7 +53,10 @@ def test_a_byte_changed_behind_the_back_is_noticed(make: Make, tmp_path: Path) -
     first, stat = make(path), path.stat()
     path.write_bytes(path.read_bytes().replace(b"quick", b"quirk", 1))
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert (path.stat().st_size, path.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (
+        stat.st_size,
+        stat.st_mtime_ns,
+    )
     second = make(path)
     assert not second.from_cache and second.fingerprint != first.fingerprint
 
@@ -73,15 +82,27 @@ def test_a_setting_that_decides_documents_makes_another_entry(keys: dict[str, An
     assert not second.from_cache and second.fingerprint != first.fingerprint
 
 
-def test_another_tokenizer_makes_another_entry(make: Make, tokenizer: FastTokenizer, tmp_path: Path) -> None:
+def test_another_tokenizer_of_the_same_size_makes_another_entry(
+    make: Make, tokenizer: FastTokenizer, tmp_path: Path
+) -> None:
     path = write(tmp_path / "a.jsonl", range(50))
     make(path)
-    other = FastTokenizer(train_bpe([sentence(n) for n in range(50)], vocab_size=290, folder=tmp_path / "other"))
+    texts = [sentence(n).upper() for n in range(200)]
+    other = FastTokenizer(train_bpe(texts, vocab_size=300, folder=tmp_path / "other"))
+    assert (other.vocab_size, other.eos_id) == (tokenizer.vocab_size, tokenizer.eos_id)
     section = DataSection(train=[Source(path=str(path))], seq_len=16)
     assert not prepare(section, other, seed=1, cache=tmp_path / "cache", workers=1, offline=True).from_cache
 
 
-@pytest.mark.parametrize("keys", [{"seq_len": 17}, {"packing": False}, {"seed": 2}, {"eval": EvalSplit(fraction=0.1)}])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"seq_len": 17},
+        {"packing": False},
+        {"seed": 2},
+        {"eval": EvalSplit(fraction=0.1)},
+    ],
+)
 def test_what_only_cuts_rows_keeps_the_tokens(keys: dict[str, Any], make: Make, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", range(100))
     first, second = make(path), make(path, **keys)
@@ -149,20 +170,28 @@ def test_stopping_leaves_nothing_half_made(make: Make, tokenizer: FastTokenizer,
 
     section = DataSection(train=[Source(path=str(path))])
     with pytest.raises(KeyboardInterrupt):
-        prepare(section, tokenizer, seed=1, cache=tmp_path / "cache", workers=2, offline=True, poll=poll)
+        prepare(
+            section,
+            tokenizer,
+            seed=1,
+            cache=tmp_path / "cache",
+            workers=2,
+            offline=True,
+            poll=poll,
+        )
     assert entries(tmp_path) == []
 
 
 def test_the_number_of_workers_changes_no_byte(make: Make, tmp_path: Path) -> None:
-    write(tmp_path / "a.jsonl", range(9000))
+    write(tmp_path / "a.jsonl", range(6000))
     (tmp_path / "b.txt").write_text("\n".join(sentence(n) for n in range(9000)))
     written = []
-    for workers in (1, 2, 5):
+    for workers in (1, 3):
         make(tmp_path / "a.jsonl", tmp_path / "b.txt", workers=workers)
         written.append({p.name: [f.read_bytes() for f in sorted(p.iterdir())] for p in entries(tmp_path)})
         for folder in entries(tmp_path):
             folder.rename(tmp_path / f"{workers}-{folder.name}")
-    assert written[0] == written[1] == written[2]
+    assert written[0] == written[1]
 
 
 def test_documents_end_with_the_end_of_text(make: Make, tokenizer: FastTokenizer, tmp_path: Path) -> None:
@@ -173,7 +202,10 @@ def test_documents_end_with_the_end_of_text(make: Make, tokenizer: FastTokenizer
 
 def test_packed_and_single_rows_hold_the_same_tokens(make: Make, tokenizer: FastTokenizer, tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", range(40))
-    packed, single = make(path, eval=[]), make(path, eval=[], packing=False, seq_len=400)
+    packed, single = (
+        make(path, eval=[]),
+        make(path, eval=[], packing=False, seq_len=400),
+    )
     ids = [np.concatenate([p.train.row(i).ids for i in range(len(p.train))]).tolist() for p in (packed, single)]
     assert ids[0] == ids[1]
 
@@ -193,7 +225,11 @@ def test_copies_of_a_document_stay_on_one_side(make: Make, tokenizer: FastTokeni
     write(tmp_path / "a.jsonl", [*range(60), *range(60)])
     write(tmp_path / "b.jsonl", range(30))
     prepared = make(
-        tmp_path / "a.jsonl", tmp_path / "b.jsonl", packing=False, seq_len=200, eval=EvalSplit(fraction=0.3)
+        tmp_path / "a.jsonl",
+        tmp_path / "b.jsonl",
+        packing=False,
+        seq_len=200,
+        eval=EvalSplit(fraction=0.3),
     )
     assert not set(texts(prepared.train, tokenizer)) & set(texts(prepared.evals[""], tokenizer))
     assert prepared.ledger.total("documents") + prepared.ledger.total("documents", "eval") == 150
@@ -212,7 +248,10 @@ def test_one_long_text_is_split_at_its_end(make: Make, tokenizer: FastTokenizer,
 def test_too_little_to_split_is_said(make: Make, tmp_path: Path) -> None:
     with pytest.raises(Failure) as caught:
         make(write(tmp_path / "a.jsonl", range(2), length=2))
-    assert (caught.value.problems[0].id, caught.value.problems[0].key) == ("E-DATA-013", "data.eval.fraction")
+    assert (caught.value.problems[0].id, caught.value.problems[0].key) == (
+        "E-DATA-013",
+        "data.eval.fraction",
+    )
 
 
 def test_eval_sources_and_their_names(make: Make, tmp_path: Path) -> None:
@@ -223,7 +262,11 @@ def test_eval_sources_and_their_names(make: Make, tmp_path: Path) -> None:
     assert list(make(train, eval=sources[:1]).evals) == [""]
     prepared = make(train, eval=sources)
     assert list(prepared.evals) == ["one.jsonl", "second"]
-    assert [entry.split for entry in prepared.ledger.sources] == ["train", "eval:one.jsonl", "eval:second"]
+    assert [entry.split for entry in prepared.ledger.sources] == [
+        "train",
+        "eval:one.jsonl",
+        "eval:second",
+    ]
     assert prepared.ledger.shared_documents == 5 and "5 documents" in prepared.ledger.notices[0]
 
 
@@ -232,7 +275,13 @@ def test_eval_sources_and_their_names(make: Make, tmp_path: Path) -> None:
 def test_the_ledger_equals_a_count_of_the_rows(packing: bool, overflow: str, make: Make, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": sentence(n, n % 30)}) + "\n" for n in range(100)))
-    prepared = make(path, packing=packing, overflow=overflow, seq_len=24, eval=EvalSplit(fraction=0.2))
+    prepared = make(
+        path,
+        packing=packing,
+        overflow=overflow,
+        seq_len=24,
+        eval=EvalSplit(fraction=0.2),
+    )
     for entry, rows in zip(prepared.ledger.sources, (prepared.train, prepared.evals[""]), strict=True):
         labels = [rows.row(index).labels for index in range(len(rows))]
         assert entry.supervised == sum(int((part != IGNORED).sum()) for part in labels)
@@ -252,7 +301,11 @@ def test_overflow_error_names_the_row(make: Make, tmp_path: Path) -> None:
     with pytest.raises(Failure) as caught:
         make(path, overflow="error", seq_len=64, eval=[])
     problem = caught.value.problems[0]
-    assert (problem.id, problem.place.file, problem.place.line) == ("E-DATA-014", str(path), 7)
+    assert (problem.id, problem.place.file, problem.place.line) == (
+        "E-DATA-014",
+        str(path),
+        7,
+    )
     assert "is 64" in problem.message
 
 
@@ -261,7 +314,13 @@ def test_a_limit_passed_stops_before_the_start(overflow: str, name: str, make: M
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": sentence(n, 60 if n % 2 else 3)}) + "\n" for n in range(10)))
     with pytest.raises(Failure) as caught:
-        make(path, overflow=overflow, seq_len=32, eval=[], limits=DataLimits(**{name: 0.1}))
+        make(
+            path,
+            overflow=overflow,
+            seq_len=32,
+            eval=[],
+            limits=DataLimits(**{name: 0.1}),
+        )
     problem = caught.value.problems[0]
     assert (problem.id, problem.key) == ("E-DATA-019", f"data.limits.{name}")
     assert "the limit is 10.0%" in problem.message
@@ -279,46 +338,68 @@ def test_folders_globs_and_lines(make: Make, tmp_path: Path) -> None:
     write(folder / "b.jsonl", range(5))
     (tmp_path / "data" / "a.txt").write_text("one\n\ntwo\nthree\n")
     (folder / "picture.png").write_bytes(b"\x89PNG")
-    assert make(tmp_path / "data", eval=[]).documents == 6
+    (folder / ".hidden.txt").write_text("no")
+    whole = make(tmp_path / "data", eval=[])
+    assert (whole.documents, whole.ledger.notices) == (
+        6,
+        ("data: 1 files of unknown types passed over",),
+    )
     assert make(f"{tmp_path}/data/**/*.jsonl", eval=[]).documents == 5
     assert make(Source(path=str(tmp_path / "data" / "a.txt"), documents="lines"), eval=[]).documents == 3
 
 
 @pytest.mark.parametrize(
-    "name", ["a b.jsonl", "it's.jsonl", "new\nline.jsonl", "\u65e5\u672c.jsonl", "star*[x].jsonl", "-rf.jsonl"]
+    "name",
+    [
+        "a b.jsonl",
+        "it's.jsonl",
+        "new\nline.jsonl",
+        "\u65e5\u672c.jsonl",
+        "star*[x].jsonl",
+        "-rf.jsonl",
+    ],
 )
 def test_odd_names_of_files(name: str, make: Make, tmp_path: Path) -> None:
     assert make(write(tmp_path / name, range(5)), eval=[]).documents == 5
 
 
 def test_rows_of_several_sources_are_told_apart(make: Make, tmp_path: Path) -> None:
-    one, two = write(tmp_path / "one.jsonl", range(30)), write(tmp_path / "two.jsonl", range(50, 90))
+    one, two = (
+        write(tmp_path / "one.jsonl", range(30)),
+        write(tmp_path / "two.jsonl", range(50, 90)),
+    )
     prepared = make(one, Source(path=str(two), weight=2.0), eval=[])
     assert prepared.weights == (1.0, 2.0)
-    assert [source.row(0).source for source in prepared.sources] == ["one.jsonl", "two.jsonl"]
+    assert [source.row(0).source for source in prepared.sources] == [
+        "one.jsonl",
+        "two.jsonl",
+    ]
     assert len(prepared.train) == sum(len(source) for source in prepared.sources)
 
 
 def test_a_tokenizer_is_trained_once_per_content(tmp_path: Path) -> None:
     path = write(tmp_path / "a.jsonl", range(100))
     section = DataSection(train=[Source(path=str(path))])
-    keys = {"vocab_size": 300, "cache": tmp_path / "cache", "workers": 1, "offline": True}
+    keys = {
+        "vocab_size": 300,
+        "cache": tmp_path / "cache",
+        "workers": 1,
+        "offline": True,
+    }
     first = train_tokenizer(section, **keys)
     assert train_tokenizer(section, **keys) == first
     path.write_text(path.read_text().replace("fox", "dog"))
     assert train_tokenizer(section, **keys) != first
 
 
-def test_the_builtin_text_is_the_same_each_time_and_long_enough() -> None:
+def test_the_builtin_text_is_real_and_in_a_fixed_order() -> None:
     from llmtrain.data.sources import documents
 
-    found = []
-    for _ in range(2):
-        [opened] = open_sources([Source(path="builtin:python-docs")], key="data.train", offline=True)
-        found.append([piece.text for _, piece in documents(opened)])
-    assert found[0] == found[1]
-    assert sum(map(len, found[0])) > 1_500_000
-    assert any('The "for" statement' in text for text in found[0])
+    opened = [open_sources([Source(path="builtin:python-docs")], key="data.train", offline=True)[0] for _ in range(2)]
+    assert opened[0].files == opened[1].files
+    found = [piece.text for _, piece in documents(opened[0])]
+    assert sum(map(len, found)) > 1_500_000
+    assert found[0].startswith('The "assert" statement') and any('The "for" statement' in text for text in found)
 
 
 def test_an_unknown_builtin_is_refused(make: Make) -> None:
@@ -330,7 +411,10 @@ def test_hub_data_without_the_extra_say_what_to_install(make: Make, monkeypatch:
     import sys
 
     monkeypatch.setitem(sys.modules, "datasets", None)
-    monkeypatch.setattr("llmtrain.data.hub.datasets", __import__("llmtrain.lazy", fromlist=["Lazy"]).Lazy("datasets"))
+    monkeypatch.setattr(
+        "llmtrain.data.hub.datasets",
+        __import__("llmtrain.lazy", fromlist=["Lazy"]).Lazy("datasets"),
+    )
     with pytest.raises(Failure) as caught:
         make("hf://someone/something")
     assert caught.value.problems[0].id == "E-DATA-015"

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmtrain.data.rows import IGNORED, JoinedRows, PackedRows, RowSource, Segments, SingleRows, Stream
+from llmtrain.data.rows import (
+    IGNORED,
+    JoinedRows,
+    PackedRows,
+    RowSource,
+    Segments,
+    SingleRows,
+    Stream,
+)
 
 
 def stream(lengths: list[int]) -> Stream:
@@ -70,7 +78,11 @@ def test_single_rows_are_pieces_of_one_document(lengths: list[int], seq_len: int
 
 
 def test_joined_rows_follow_each_other() -> None:
-    parts = [SingleRows(stream([3, 4]), 8, "a"), SingleRows(stream([1]), 8, "b"), SingleRows(stream([5]), 8, "c")]
+    parts = [
+        SingleRows(stream([3, 4]), 8, "a"),
+        SingleRows(stream([1]), 8, "b"),
+        SingleRows(stream([5]), 8, "c"),
+    ]
     joined = JoinedRows(parts)
     assert [len(joined.row(index).ids) for index in range(len(joined))] == [3, 4, 5]
     assert joined.tokens == 12

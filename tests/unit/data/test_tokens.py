@@ -8,7 +8,14 @@ import pytest
 import tokenizers
 
 from llmtrain.data.documents import PIECE, cut
-from llmtrain.data.tokens import END, TRAINING_CHARACTERS, FastTokenizer, sampled, train_bpe, training_key
+from llmtrain.data.tokens import (
+    END,
+    TRAINING_CHARACTERS,
+    FastTokenizer,
+    sampled,
+    train_bpe,
+    training_key,
+)
 from llmtrain.errors import Failure
 from tests.unit.data.conftest import sentence
 
@@ -42,7 +49,11 @@ def test_transformers_opens_it_and_agrees(tokenizer: FastTokenizer) -> None:
 
 def test_text_comes_back_and_its_bytes_are_exact(tokenizer: FastTokenizer) -> None:
     sizes = tokenizer.token_bytes()
-    assert (sizes.dtype, len(sizes), sizes[tokenizer.eos_id]) == (np.int32, tokenizer.vocab_size, 0)
+    assert (sizes.dtype, len(sizes), sizes[tokenizer.eos_id]) == (
+        np.int32,
+        tokenizer.vocab_size,
+        0,
+    )
     for text, ids in zip(TEXTS, tokenizer.encode_batch(TEXTS), strict=True):
         assert tokenizer.decode(ids) == text
         assert sizes[ids].sum() == len(text.encode())
@@ -55,7 +66,16 @@ def test_a_special_token_in_text_is_text(tokenizer: FastTokenizer) -> None:
 
 
 def test_bytes_of_a_vocabulary_with_byte_fallback(tmp_path: Path) -> None:
-    vocabulary = {"<unk>": 0, "</s>": 1, "\u2581the": 2, "caf": 3, "<0xC3>": 4, "<0xA9>": 5, "\u2581": 6, "\u00e9": 7}
+    vocabulary = {
+        "<unk>": 0,
+        "</s>": 1,
+        "\u2581the": 2,
+        "caf": 3,
+        "<0xC3>": 4,
+        "<0xA9>": 5,
+        "\u2581": 6,
+        "\u00e9": 7,
+    }
     inner = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, [], unk_token="<unk>", byte_fallback=True))
     inner.add_special_tokens(["<unk>", "</s>"])
     inner.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace()
@@ -67,15 +87,29 @@ def test_bytes_of_a_vocabulary_with_byte_fallback(tmp_path: Path) -> None:
 
 def test_truncation_and_padding_in_the_file_are_off(tokenizer: FastTokenizer, tmp_path: Path) -> None:
     spec = json.loads(tokenizer.path.read_text())
-    spec["truncation"] = {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}
-    spec["padding"] = {"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0, "pad_token": END}  # fmt: skip
+    spec["truncation"] = {
+        "direction": "Right",
+        "max_length": 2,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    spec["padding"] = {
+        "strategy": {"Fixed": 9},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": END,
+    }
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
     assert FastTokenizer(tmp_path).encode_batch(TEXTS) == tokenizer.encode_batch(TEXTS)
     assert FastTokenizer(tmp_path).fingerprint != tokenizer.fingerprint
 
 
-def test_long_documents_tokenise_in_pieces_as_they_do_whole(tokenizer: FastTokenizer) -> None:
-    text = "".join(f"{sentence(n)}{(' ', chr(10), '  ', chr(10) * 2)[n % 4]}" for n in range(20_000))
+def test_long_documents_tokenise_in_pieces_as_they_do_whole(tmp_path: Path) -> None:
+    ends = (" ", "  ", "\n\n\n", " \n \n", "\n")
+    text = "".join(sentence(n) + ends[n * n % 9 % 5] for n in range(20_000))
+    tokenizer = FastTokenizer(train_bpe([text[:50_000]], vocab_size=400, folder=tmp_path / "t"))
     pieces = list(cut([text[i : i + 99_991] for i in range(0, len(text), 99_991)], file="f", row=1))
     assert "".join(piece.text for piece in pieces) == text and len(pieces) > 3
     assert [piece.last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
@@ -117,4 +151,13 @@ def test_large_data_are_sampled_by_content() -> None:
 
 
 def test_the_key_of_a_trained_tokenizer_follows_its_data() -> None:
-    assert len({training_key(["a"], 300), training_key(["b"], 300), training_key(["a"], 301)}) == 3
+    assert (
+        len(
+            {
+                training_key(["a"], 300),
+                training_key(["b"], 300),
+                training_key(["a"], 301),
+            }
+        )
+        == 3
+    )

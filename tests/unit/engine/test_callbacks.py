@@ -29,7 +29,9 @@ def test_memory_is_the_peak_of_this_process() -> None:
     assert memory_gib(torch.device("cpu")) >= after - slack
 
 
-@pytest.mark.parametrize(("start", "first", "last", "products"), [(0, 2, 3, 2), (0, 1, 1, 1), (4, 2, 5, 1), (0, 5, 9, 2)])
+@pytest.mark.parametrize(
+    ("start", "first", "last", "products"), [(0, 2, 3, 2), (0, 1, 1, 1), (4, 2, 5, 1), (0, 5, 9, 2)]
+)
 def test_the_named_steps_are_traced(tmp_path: Path, start: int, first: int, last: int, products: int) -> None:
     bus, notices = EventBus(), list[Notice]()
     bus.on(Notice, notices.append)
@@ -38,6 +40,13 @@ def test_the_named_steps_are_traced(tmp_path: Path, start: int, first: int, last
     trace = json.loads((tmp_path / "profile" / f"steps-{first}-{last}.rank0.json").read_text())
     assert sum(event.get("name") == "aten::mm" for event in trace["traceEvents"]) == products
     assert len(notices) == 1
+
+
+def test_the_profiler_itself_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    bus = EventBus()
+    Profiler(bus, tmp_path, first=1, last=1, rank=0)
+    steps(bus, 0, 2)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_range_that_never_comes_leaves_nothing(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def saver(folder: RunFolder, ranks: Ranks, **section: Any) -> checkpoint.Checkpo
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[RunFolder]:
-    yield RunFolder.create(tmp_path / "runs", "toy")
+    return RunFolder.create(tmp_path / "runs", "toy")
 
 
 def saved_by(layout: str, folder: RunFolder, scratch: Path, **section: Any) -> None:
@@ -175,8 +175,8 @@ def test_a_failure_on_one_rank_fails_the_save_on_all(
         made = checkpointer(folder, ranks=ranks, async_=asynchronous)
         made.save(Toy(1), step=1, wait=True, metrics_length=0)
         at = 1 if ranks.rank == victim else 0
-        with Faults(at, error=errno.ENOSPC, names=("write",), again=True):
-            with pytest.raises(Failure) as caught:
+        with Faults(at, error=errno.ENOSPC, names=("write",), again=True):  # noqa: SIM117 - faults end last
+            with pytest.raises(Failure) as caught:  # noqa: PT012 - the first or the last call fails
                 made.save(Toy(2), step=2, wait=False, metrics_length=0)
                 for _ in range(500):
                     if checkpoint.FAILED in ranks.gather(made.outcome()):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from llmtrain.engine.events import EventBus, Evaluated, Notice, RunEnd, StepEnd
+from llmtrain.engine.events import Evaluated, EventBus, Notice, RunEnd, StepEnd
 from llmtrain.engine.sinks import Sinks, TensorBoard, curve_name
 
 
@@ -70,10 +70,14 @@ def test_a_sink_that_cannot_open_is_a_notice() -> None:
 @pytest.mark.parametrize(
     ("name", "curve"),
     [
-        ("loss", "train/loss"), ("lr", "train/learning_rate"), ("grad_norm", "train/grad_norm"),
-        ("tokens_per_second", "train/tokens_per_second"), ("eval_loss", "eval/loss"), ("eval_perplexity", "eval/perplexity"),
+        ("loss", "train/loss"),
+        ("lr", "train/learning_rate"),
+        ("grad_norm", "train/grad_norm"),
+        ("tokens_per_second", "train/tokens_per_second"),
+        ("eval_loss", "eval/loss"),
+        ("eval_perplexity", "eval/perplexity"),
     ],
-)  # fmt: skip
+)
 def test_curve_names(name: str, curve: str) -> None:
     assert curve_name(name) == curve
 

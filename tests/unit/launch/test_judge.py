@@ -30,8 +30,10 @@ def judged(
 
 def test_the_earliest_own_failure_counts() -> None:
     records = [
-        record(0, 69, kind="peer", time=1.0), record(1, 74, time=3.0, id="E-IO-001"), record(2, 3, time=2.0, id="E-RUN-001"),
-    ]  # fmt: skip
+        record(0, 69, kind="peer", time=1.0),
+        record(1, 74, time=3.0, id="E-IO-001"),
+        record(2, 3, time=2.0, id="E-RUN-001"),
+    ]
     assert judged({0: 69, 1: 74, 2: 3}, records) == "3 rank 2: what happened"
 
 
@@ -77,7 +79,9 @@ def test_ends_by_signal(records: list[ExitRecord], ends: dict[int, int], signals
 
 
 def test_only_peers_left_is_said() -> None:
-    assert str(judged({0: 69, 1: 69}, [record(0, 69, kind="peer"), record(1, 69, kind="peer")])).startswith("69 a rank was lost")
+    assert str(judged({0: 69, 1: 69}, [record(0, 69, kind="peer"), record(1, 69, kind="peer")])).startswith(
+        "69 a rank was lost"
+    )
 
 
 def test_records_survive_the_way_through_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

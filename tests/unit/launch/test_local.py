@@ -77,7 +77,12 @@ def test_all_ranks_end_well_and_words_arrive_unchanged(tmp_path: Path) -> None:
     [
         ("kill", 69, "error: rank 1 was killed by signal 9 (often the out-of-memory killer); all ranks stopped"),
         pytest.param("fail", 3, "error: rank 1: loss is NaN on rank 1 [E-RUN-001]", marks=pytest.mark.slow),
-        pytest.param("exit", 69, "error: rank 1 ended with code 7 without a word; all ranks stopped [E-PEER-001]", marks=pytest.mark.slow),
+        pytest.param(
+            "exit",
+            69,
+            "error: rank 1 ended with code 7 without a word; all ranks stopped [E-PEER-001]",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_the_first_cause_gives_the_code_and_one_line(tmp_path: Path, what: str, code: int, line: str) -> None:

@@ -95,7 +95,7 @@ def test_what_is_not_a_regular_file_is_refused_without_waiting(tmp_path: Path) -
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "link").symlink_to(tmp_path / "absent")
     for name in ("fifo", "link", "."):
-        with pytest.raises(OSError, match="."):
+        with pytest.raises(OSError, match=r"."):
             files.read_regular(tmp_path / name)
 
 

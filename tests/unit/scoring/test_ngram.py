@@ -25,7 +25,13 @@ class Fixed:
     def row(self, index: int) -> Row:
         ids = np.array([i for document in self.rows[index] for i in document], np.int32)
         positions = np.array([p for document in self.rows[index] for p in range(len(document))], np.int32)
-        return Row(ids=ids, labels=np.where(positions == 0, IGNORED, ids).astype(np.int32), positions=positions, source="s", index=index)  # fmt: skip
+        return Row(
+            ids=ids,
+            labels=np.where(positions == 0, IGNORED, ids).astype(np.int32),
+            positions=positions,
+            source="s",
+            index=index,
+        )
 
     def place(self, index: int) -> str:
         return "f:1"
@@ -63,7 +69,10 @@ def test_the_unigram_equals_a_plain_count() -> None:
     train, held = rows(30, 1), rows(8, 2)
     found = ngram.baselines(Fixed(train), Fixed(held), Vocabulary())["1-gram"]
     targets = [i for row in train for document in row for i in document[1:]]
-    counts, tested = Counter(targets), [i for row in held for document in row for i in document[1:]]
+    counts, tested = (
+        Counter(targets),
+        [i for row in held for document in row for i in document[1:]],
+    )
     nats = -sum(math.log((counts[i] + 1) / (len(targets) + 10)) for i in tested)
     size = sum(0 if i == 0 else 2 for i in tested)
     assert found["loss"] == pytest.approx(nats / len(tested), rel=1e-12)
@@ -82,13 +91,19 @@ def test_probabilities_sum_to_one_for_any_context() -> None:
     weights = ngram._fit(model, model.data)
     for second in (-1, 1, 3, 0):
         for first in (1, 5):
-            data = ngram._Targets(target=np.arange(10), first=np.full(10, first), second=np.full(10, second))
+            data = ngram._Targets(
+                target=np.arange(10),
+                first=np.full(10, first),
+                second=np.full(10, second),
+            )
             total = ngram._mixed(model.parts(data), weights).sum()
             assert total == pytest.approx(1.0, abs=1e-12)
 
 
 def test_context_never_crosses_a_document() -> None:
     joined, apart = [[[1, 2, 3, 4]]] * 20, [[[1, 2], [3, 4]]] * 20
+    assert ngram._targets(Fixed(apart).row(0)).second.tolist() == [-1, -1]
+    assert ngram._targets(Fixed(joined).row(0)).second.tolist() == [-1, 1, 2]
     model = ngram._Model(ngram._joined([ngram._targets(Fixed(apart).row(i)) for i in range(20)]), 10)
     assert model.twos.of(np.array([12, 23, 34])).tolist() == [20, 0, 20]
     model = ngram._Model(ngram._joined([ngram._targets(Fixed(joined).row(i)) for i in range(20)]), 10)
