@@ -123,7 +123,11 @@ def test_two_ranks_stop_as_one(tool: Tool, tmp_path: Path) -> None:
     assert run.wait() == 75, run.stderr.read_text()
     said = run.stderr.read_text()
     folder = RunFolder.open(tmp_path / "run")
-    assert "continue with: llmtrain train t.yaml run.dir=run" in said and "--resume run" in said and "Traceback" not in said
+    assert (
+        "continue with: llmtrain train t.yaml run.dir=run" in said
+        and "--resume run" in said
+        and "Traceback" not in said
+    )
     assert folder.status()["state"] == "stopped" and not folder.model.exists()
 
 
