@@ -188,9 +188,6 @@ class Made:
         return arrays
 
 
-NEVER = Every(kind="never")
-
-
 def make(case: Case, ranks: Ranks, built: Built | None = None) -> Made:
     """The engine of a case, of the product's own parts; collective. A process group must be there."""
     ids = TokenIds(size=VOCABULARY, eos=0, pad=0)
@@ -229,6 +226,7 @@ def make(case: Case, ranks: Ranks, built: Built | None = None) -> Made:
     )
     lines: list[dict[str, Any]] = []
     signals = Signals(lambda text: None)
+    never = Rhythm(Every(kind="never"), total=1, per_epoch=1)
     recipe = Recipe(
         objective=CausalConfig(), optimizer=case.optimizer, schedule=ConstantConfig(), precision=case.precision,
         run=case.run,
@@ -238,7 +236,7 @@ def make(case: Case, ranks: Ranks, built: Built | None = None) -> Made:
         loader=loader, objective=objective, executor=executor, update=update, factor=case.factor,
         control=Control(ranks, signals, deadline=None, max_time=None), ranks=ranks, data_rank=mesh.data_rank,
         evaluator=None, saver=NoSaver(), save=lambda step, wait, pin: None, sample=None,
-        rhythms=Rhythms(**dict.fromkeys(("log", "save", "pin", "evaluate", "sample"), Rhythm(NEVER, total=1, per_epoch=1))),
+        rhythms=Rhythms(log=never, save=never, pin=never, evaluate=never, sample=never),
         tensors=tensors, bus=EventBus(), write=lambda event, step, values: lines.append(values), memory=lambda: 0.0,
     )  # fmt: skip
     return Made(engine=engine, built=built, update=update, lines=lines)

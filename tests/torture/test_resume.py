@@ -207,20 +207,20 @@ def stopped(tool: Tool, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def _flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(bytes(content))
+
+
 DAMAGES = {
     "cut short": (
         "optimizer-r0.safetensors",
         lambda path: os.truncate(path, path.stat().st_size - 9),
     ),
-    "flipped": ("weights-r0.safetensors", lambda path: _flip(path)),
+    "flipped": ("weights-r0.safetensors", _flip),
     "missing": ("state.json", lambda path: path.unlink()),
 }
-
-
-def _flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 4
-    path.write_bytes(bytes(content))
 
 
 def copy(place: Path, target: Path) -> RunFolder:

@@ -10,7 +10,12 @@ from torch import Tensor, nn
 from llmtrain.optim.groups import group_parameters
 from llmtrain.optim.lion import Lion
 from llmtrain.optim.optimizers import (
-    AdafactorConfig, AdamWConfig, CustomConfig, LionConfig, MuonConfig, SgdConfig,
+    AdafactorConfig,
+    AdamWConfig,
+    CustomConfig,
+    LionConfig,
+    MuonConfig,
+    SgdConfig,
 )  # fmt: skip
 from llmtrain.optim.update import Update
 from llmtrain.recipe.slots import OptimizerConfig
