@@ -15,6 +15,9 @@ from llmtrain.objectives.base import IGNORED, MicroBatch, Objective
 Batches = Callable[[], Iterable[MicroBatch]]
 """Starts a pass over this rank's share of a set; every rank yields the same number of micro-batches."""
 
+ASK_EVERY = 16
+"""Micro-batches between questions whether to go on: each is a message among the ranks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluator:
@@ -28,31 +31,39 @@ class Evaluator:
     token_bytes: Any
     """int array: UTF-8 bytes each token stands for (formulas.md 6)."""
     dtype: torch.dtype | None
-    poll: Callable[[], None]
 
-    def evaluate(self) -> dict[str, float]:
+    def evaluate(self, interrupted: Callable[[], bool] | None = None) -> dict[str, float] | None:
         """`eval_loss` (nats a token), `eval_perplexity`, `eval_bits_per_byte`, `eval_tokens`; per named set its own.
 
         Collective: every rank must call it. The model's mode and the random streams are left as they were.
+
+        Args:
+            interrupted: asked now and then, on all ranks together; once true, the evaluation ends and gives None.
         """
         pooled = np.zeros(3)
         values: dict[str, float] = {}
+        sums: np.ndarray[Any, Any] | None = None
         training = self.executor.stage.training
         self.executor.stage.eval()
         with torch.random.fork_rng(devices=[]):
             for name, batches in self.sets.items():
-                sums = self._sums(batches)
+                sums = self._sums(batches, interrupted)
+                if sums is None:
+                    break
                 pooled += sums
                 if name:
                     values |= _metrics(sums, f"eval_{name}_")
         self.executor.stage.train(training)
+        if sums is None:
+            return None
         return _metrics(pooled, "eval_") | values
 
-    def _sums(self, batches: Batches) -> np.ndarray[Any, Any]:
-        """(loss, targets, bytes) over the set and all ranks."""
+    def _sums(self, batches: Batches, interrupted: Callable[[], bool] | None) -> np.ndarray[Any, Any] | None:
+        """(loss, targets, bytes) over the set and all ranks; None when interrupted."""
         sums = np.zeros(3)
-        for micro_batch in batches():
-            self.poll()
+        for number, micro_batch in enumerate(batches()):
+            if interrupted is not None and number % ASK_EVERY == 0 and interrupted():
+                return None
             out = self.executor.forward([micro_batch], self.dtype)[0]
             loss, weight = self.objective.evaluate(out, self.executor.to_device(micro_batch))["loss"]
             targets = micro_batch["targets"]

@@ -22,6 +22,10 @@ from llmtrain.optim.update import Update
 from llmtrain.recipe.schema import Recipe
 
 
+OWED = "owed_evaluation"
+"""Name in the saved state of the step whose evaluation a stop left out."""
+
+
 class Batch(Protocol):
     """One optimizer step's data on this rank."""
 
@@ -114,8 +118,7 @@ class Engine:
             Failure: non-finite numbers, a loss above the limit, too many skipped steps.
         """
         self.executor.stage.train()
-        if self.recipe.evaluate.at_start and self.state.step == 0:
-            self.evaluate()
+        self._evaluate_before()
         self.control.signals.interruptible = False
         begin = time.perf_counter()
         for batch in self.loader.steps(self.state.step, self.total_steps):
@@ -147,7 +150,7 @@ class Engine:
     def _weigh(self, batch: Batch) -> tuple[float, float]:
         """(targets, tokens that enter) over all data ranks; known before the first forward."""
         mine = sum(float(self.objective.weight(mb)) for mb in batch.micro_batches)
-        entered = sum(mb["ids"].numel() for mb in batch.micro_batches)
+        entered = sum(int(mb["tokens"]) for mb in batch.micro_batches)
         targets, tokens = self.ranks.sum([mine, float(entered)])
         if targets == 0:
             raise fail("E-DATA-006", f"step {batch.step}: no row has a target ({self.loader.describe(batch.samples)})")
@@ -235,18 +238,29 @@ class Engine:
         """Evaluate, sample, save, stop, in this order; whether to leave the loop."""
         step = self.state.step
         last = step >= self.total_steps or self.control.out_of_time
-        self.stopped = stop = bool(word.stop) and not last
+        self.stopped = bool(word.stop) and not last
         improved = False
-        if self._evaluation_due(step, word.clock, last=last) and not stop:
-            improved = self.evaluate()
+        if self._evaluation_due(step, word.clock, last=last):
+            improved = not self.stopped and self.evaluate(last=last)
+            if self.stopped:
+                self.tensors.extra[OWED] = step
         if self.sample is not None and self.rhythms.sample.due(step, word.clock):
             self.bus.emit(Sampled(step=step, samples=self.sample()))
         due = self.rhythms.save.due(step, word.clock)
         pin = self.rhythms.pin.due(step, word.clock)
-        wanted = word.save or due or pin or improved or last or stop
+        wanted = word.save or due or pin or improved or last or self.stopped
         if wanted:
-            self.save(step, last or stop or pin, pin)
-        return last or stop
+            self.save(step, last or self.stopped or pin, pin)
+        return last or self.stopped
+
+    def _evaluate_before(self) -> None:
+        """The evaluation of `at_start`, or the one that the stop before this resume left out."""
+        step = self.state.step
+        owed = self.tensors.extra.pop(OWED, None) == step
+        if owed or (self.recipe.evaluate.at_start and step == 0):
+            improved = self.evaluate(last=True)
+            if owed and improved:
+                self.save(step, False, False)
 
     def _evaluation_due(self, step: int, clock: float, *, last: bool) -> bool:
         if self.evaluator is None or self.rhythms.evaluate.never:
@@ -255,17 +269,27 @@ class Engine:
         due = self.rhythms.evaluate.due(step, clock) and step >= self.recipe.evaluate.delay
         return due or last or first
 
-    def evaluate(self) -> bool:
-        """Evaluate, write the line, tell whether it is the best so far; collective."""
+    def evaluate(self, *, last: bool = False) -> bool:
+        """Evaluate, write the line, tell whether it is the best so far; collective.
+
+        A stop that is asked for meanwhile ends it without a line, except after the last step, which nothing repeats.
+        """
         if self.evaluator is None:
             return False
         begin = time.perf_counter()
-        values = self.evaluator.evaluate()
+        values = self.evaluator.evaluate(None if last else self._stop_wanted)
+        if values is None:
+            self.stopped = True
+            return False
         values["eval_seconds"] = time.perf_counter() - begin
         step = self.state.step
         self.write("eval", step, values)
         self.bus.emit(Evaluated(step=step, values=values))
         return self._is_best(step, values)
+
+    def _stop_wanted(self) -> bool:
+        """Whether any rank was told to stop; collective."""
+        return self.ranks.max([float(self.control.signals.stop)])[0] > 0
 
     def _is_best(self, step: int, values: dict[str, float]) -> bool:
         section = self.recipe.checkpoint.best

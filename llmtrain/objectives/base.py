@@ -15,7 +15,10 @@ torch = Lazy("torch")
 functional = Lazy("torch.nn.functional")
 
 MicroBatch = dict[str, "Tensor"]
-"""`ids`, `targets`, `positions` [B, S] and what else an objective needs; targets are aligned once, in `collate`."""
+"""`ids`, `targets`, `positions` [B, S], the scalar `tokens` (padding left out) and what else an objective needs.
+
+Targets are aligned once, in `collate`.
+"""
 IGNORED = -100
 """Target of a position that is not learned."""
 

@@ -49,7 +49,8 @@ class Causal:
         """Pad on the right; the padding is a document of its own, so positions restart there.
 
         Returns:
-            `ids`, `targets`, `positions`, int64 [B, S]; targets[t] = labels[t+1], the last one IGNORED.
+            `ids`, `targets`, `positions`, int64 [B, S]; targets[t] = labels[t+1], the last one IGNORED. `tokens`, a
+            scalar, counts those that are no padding.
         """
         longest = max((len(row.ids) for row in rows), default=2)
         shape = (max(1, len(rows)), self.pad_to or longest)
@@ -64,7 +65,8 @@ class Causal:
             targets[number, : length - 1] = torch.from_numpy(row.labels[1:])
             positions[number, :length] = torch.from_numpy(row.positions)
             positions[number, length:] = torch.arange(shape[1] - length)
-        return {"ids": ids, "targets": targets, "positions": positions}
+        tokens = torch.tensor(sum(len(row.ids) for row in rows))
+        return {"ids": ids, "targets": targets, "positions": positions, "tokens": tokens}
 
     def weight(self, micro_batch: MicroBatch) -> "Tensor":
         """Number of supervised targets, float64 scalar."""

@@ -78,7 +78,7 @@ def _one_builder(cache: Path) -> Iterator[None]:
 
 
 def gather_material(
-    recipe: Recipe, *, progress: Callable[[int, int | None], None] | None, poll: Callable[[], None] | None
+    recipe: Recipe, *, progress: Callable[[int, int | None], None] | None
 ) -> Material:
     """Tokenizer and rows, from the cache where they are; before any process group exists, so no rank can time out.
 
@@ -91,7 +91,7 @@ def gather_material(
         words = vocabulary(recipe, cache=cache, workers=workers)
         rows = prepare(
             recipe.data, words.tokenizer, seed=_data_seed(recipe), cache=cache, workers=workers,
-            offline=recipe.offline, progress=progress, poll=poll,
+            offline=recipe.offline, progress=progress,
         )  # fmt: skip
     return Material(vocabulary=words, prepared=rows)
 
@@ -120,7 +120,7 @@ def _order(recipe: Recipe, material: Material) -> Order:
 
 
 def assemble(
-    composed: Composed, material: Material, machine: Machine, ranks: Ranks, *, training: bool, poll: Callable[[], None],
+    composed: Composed, material: Material, machine: Machine, ranks: Ranks, *, training: bool,
     notice: Callable[[str], None],
 ) -> Assembly:  # fmt: skip
     """Build everything; collective when there are several ranks.
@@ -131,7 +131,6 @@ def assemble(
         machine: device, formats.
         ranks: this process among its peers.
         training: whether an optimizer and training rows are needed.
-        poll: called between micro-batches of an evaluation; may raise.
         notice: takes a line for the user.
 
     Raises:
@@ -143,7 +142,7 @@ def assemble(
     stage = Stage(built.model, foreign=built.config is None)
     if recipe.data.packing is not False and not _packs(recipe, stage, built, notice):
         recipe = replace(recipe, data=replace(recipe.data, packing=False))
-        material = gather_material(recipe, progress=None, poll=poll)
+        material = gather_material(recipe, progress=None)
     planned = plan_rows(recipe, ranks.world, material)
     mesh = make_mesh(planned, machine.device.type, ranks.rank)
     chunked = stage.hidden = _chunks(recipe, stage, built, planned, notice)
@@ -159,7 +158,7 @@ def assemble(
     build_objective: Any = recipe.objective
     objective: Objective = build_objective.build(scorer, pad_id=material.vocabulary.tokenizer.eos_id, pad_to=pad_to)
     executor = StageExecutor(stage, objective, device=machine.device, compute=machine.compute, averaged=mesh.averaged)
-    evaluator = _evaluator(recipe, material, planned, executor, objective, ranks, mesh, poll)
+    evaluator = _evaluator(recipe, material, planned, executor, objective, ranks, mesh)
     loader = update = None
     if training:
         loader = _loader(recipe, material, planned, mesh, objective)
@@ -243,7 +242,7 @@ def _update(recipe: Recipe, built: Built, stage: Stage) -> Update:
 
 def _evaluator(
     recipe: Recipe, material: Material, planned: Plan, executor: StageExecutor, objective: Objective, ranks: Ranks,
-    mesh: Mesh, poll: Callable[[], None],
+    mesh: Mesh,
 ) -> Evaluator | None:  # fmt: skip
     sets = material.prepared.evals
     if not sets:
@@ -264,7 +263,6 @@ def _evaluator(
         sets=batches,
         token_bytes=material.vocabulary.tokenizer.token_bytes(),
         dtype=None if precision is None else FORMATS[precision],
-        poll=poll,
     )
 
 

@@ -19,16 +19,17 @@ def evaluate(composed: Composed, options: RunOptions, bus: EventBus) -> dict[str
     recipe = composed.recipe
     door.hush()
     machine = choose(recipe)
-    material = gather_material(recipe, progress=None, poll=None)
+    material = gather_material(recipe, progress=None)
     ranks = dist.start(backend=machine.backend, timeout=recipe.launch.timeout)
     assembly = assemble(
-        composed, material, machine, ranks, training=False, poll=lambda: None,
+        composed, material, machine, ranks, training=False,
         notice=lambda text: bus.emit(Notice(message=text, level="warning")),
     )  # fmt: skip
     if assembly.evaluator is None:
         raise fail("E-DATA-008", "there are no evaluation rows", key="data.eval", hint="data.eval: {fraction: 0.05}")
     begun = time.perf_counter()
     values = assembly.evaluator.evaluate()
+    assert values is not None
     seconds = time.perf_counter() - begun
     rows = sum(len(rows) for rows in material.prepared.evals.values())
     dist.stop()

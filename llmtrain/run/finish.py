@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from llmtrain.data.prompts import named_prompts
 from llmtrain.dist import Ranks
 from llmtrain.engine import checkpoint_plan
 from llmtrain.engine.checkpoint import Checkpointer
@@ -138,7 +139,8 @@ def _summary(ending: Ending, result: dict[str, Any]) -> dict[str, str]:
     engine = ending.engine
     folder = ending.folder.path
     rate = result["tokens"] / max(1e-9, result["seconds"])
-    done = f"{result['steps']:,} steps, {result['tokens']:,} tokens"
+    word = "step" if result["steps"] == 1 else "steps"
+    done = f"{result['steps']:,} {word}, {result['tokens']:,} tokens"
     lines = {"trained": f"{done} in {_clock(result['seconds'])} ({rate:,.0f} tokens/s)"}
     if result["train"]:
         lines["loss"] = f"{result['train']['first_loss']:.4f} first, {result['train']['loss']:.4f} last"

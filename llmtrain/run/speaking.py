@@ -59,9 +59,11 @@ def predict(
     )
     section = recipe.model
     origin = door.locate(
-        resolve(recipe.model.name, cache_folder()), revision=section.revision, trust_remote_code=section.trust_remote_code,
+        resolve(recipe.model.name, cache_folder()),
+        revision=section.revision,
+        trust_remote_code=section.trust_remote_code,
         offline=recipe.offline,
-    )  # fmt: skip
+    )
     model = door.open_causal(origin, attention=section.attention)
     model.to(device=machine.device, dtype=FORMATS[recipe.precision.params])
     with torch.autocast(machine.device.type, dtype=machine.compute, enabled=machine.compute != torch.float32):

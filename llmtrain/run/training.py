@@ -34,8 +34,10 @@ from llmtrain.record.folder import RunFolder
 from llmtrain.run import RunOptions
 from llmtrain.run.assembly import (
     Assembly,
+    Material,
     assemble,
     gather_material,
+    plan_rows,
     refuse_rules,
     tensors_of,
 )
@@ -67,11 +69,11 @@ def train(composed: Composed, options: RunOptions, bus: EventBus) -> dict[str, A
     signals = Signals(lambda text: bus.emit(Notice(message=text)))
     with signals.installed():
         machine = choose(recipe)
-        finished = _finished(composed, options)
+        material = gather_material(recipe, progress=_progress(bus))
+        finished = _finished(composed, options, plan_rows(recipe, world, material).total_steps)
         if finished is not None:
             bus.emit(Notice(message=f"already finished: {finished['run']}"))
             return finished
-        material = gather_material(recipe, progress=_progress(bus), poll=None)
         ranks = dist.start(backend=machine.backend, timeout=recipe.launch.timeout)
         result = _on_ranks(composed, options, bus, signals, machine, ranks, material)
         # Only here: after an error peers may be anywhere, and a collective would wait for them.
@@ -107,17 +109,13 @@ def _find(composed: Composed, options: RunOptions) -> tuple[RunFolder | None, st
     return index.newest_of(section.root, composed.shown, composed.name), None
 
 
-def _finished(composed: Composed, options: RunOptions) -> dict[str, Any] | None:
-    """The result of a run that is done already: resuming it writes nothing."""
-    folder, _ = _find(composed, options)
-    if folder is None or folder.status().get("state") != "done" or not folder.result.is_file():
+def _finished(composed: Composed, options: RunOptions, total_steps: int | None) -> dict[str, Any] | None:
+    """The result of a run that has taken all its steps: resuming it writes nothing."""
+    folder, only = _find(composed, options)
+    if folder is None or only is not None or folder.status().get("state") != "done" or not folder.result.is_file():
         return None
     result = files.read_json(folder.result)
-    return (
-        result
-        if result.get("total_steps") == composed.recipe.budget.steps or composed.recipe.budget.steps is None
-        else None
-    )
+    return result if total_steps is not None and result["steps"] >= total_steps else None
 
 
 def _open_place(composed: Composed, options: RunOptions, ranks: Ranks) -> Place:
@@ -142,15 +140,11 @@ def _on_ranks(
     signals: Signals,
     machine: Machine,
     ranks: Ranks,
-    material: Any,
+    material: Material,
 ) -> dict[str, Any]:
-    def poll() -> None:
-        if signals.interruptible and signals.stop:
-            raise KeyboardInterrupt
-
     recipe = composed.recipe
     assembly = assemble(
-        composed, material, machine, ranks, training=True, poll=poll,
+        composed, material, machine, ranks, training=True,
         notice=lambda text: bus.emit(Notice(message=text, level="warning")),
     )  # fmt: skip
     place = _open_place(composed, options, ranks)
