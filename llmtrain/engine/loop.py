@@ -21,7 +21,6 @@ from llmtrain.objectives.base import Loss, MicroBatch, Objective
 from llmtrain.optim.update import Update
 from llmtrain.recipe.schema import Recipe
 
-
 OWED = "owed_evaluation"
 """Name in the saved state of the step whose evaluation a stop left out."""
 
@@ -153,7 +152,7 @@ class Engine:
         entered = sum(int(mb["tokens"]) for mb in batch.micro_batches)
         targets, tokens = self.ranks.sum([mine, float(entered)])
         if targets == 0:
-            raise fail("E-DATA-006", f"step {batch.step}: no row has a target ({self.loader.describe(batch.samples)})")
+            raise fail("E-DATA-006", f"step {batch.step + 1}: no row has a target ({self.loader.describe(batch.samples)})")
         return targets, tokens
 
     def _conclude_writer(self, word: Word) -> None:
@@ -228,7 +227,7 @@ class Engine:
         log = first or state.step == self.total_steps or self.rhythms.log.due(state.step, word.clock)
         self.bus.emit(StepEnd(step=state.step, values=values, log=log))
         limit = self.recipe.run.max_loss
-        if limit is not None and not values["loss"] <= limit:
+        if limit is not None and applied and not values["loss"] <= limit:
             raise fail(
                 "E-RUN-002",
                 f"step {state.step}: loss {values['loss']:.4f} is above run.max_loss {limit:g}; {self._safe()}",
