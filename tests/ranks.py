@@ -1,4 +1,4 @@
-"""Ranks forked from the test's own process: a gloo group on a file store, with no launcher and no new imports."""
+"""Ranks forked from the test's own process: a gloo group on a file store, without a launcher or new imports."""
 
 import os
 import time

@@ -126,6 +126,14 @@ def rewrite_resume(arguments: Sequence[str]) -> list[str]:
     return result
 
 
+def without_resume(words: Sequence[str]) -> list[str]:
+    """A command line as it would start the same run anew."""
+    rewritten = rewrite_resume(words)
+    spared = {index for index, word in enumerate(rewritten) if word == "--resume"}
+    kept = [(index, word) for index, word in enumerate(rewritten) if not {index, index - 1} & spared]
+    return [word for _, word in kept if not word.startswith("--resume=")]
+
+
 def _resume_value(word: str, recipe_before: bool) -> bool:
     if word.startswith("-") or is_setting(word):
         return False

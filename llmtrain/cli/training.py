@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmtrain.cli import ending, prompts, streams
-from llmtrain.cli.arguments import MODEL, Request
+from llmtrain.cli.arguments import MODEL, Request, without_resume
 from llmtrain.dist import launched_world
 from llmtrain.errors import Exit, fail
 
@@ -39,7 +39,7 @@ def options_of(request: Request) -> "RunOptions":
 
     return RunOptions(
         resume=request.resume, allow_change=tuple(request.allow_change), verify=request.verify or "full",
-        command=tuple(request.line),
+        command=tuple(without_resume(request.line)),
     )  # fmt: skip
 
 

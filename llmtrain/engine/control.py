@@ -127,8 +127,21 @@ class Rhythm:
         self._last = 0.0
         if every.kind == "share":
             self._kind, self._value = "steps", max(1, round(total * every.value))
-        if at_least is not None and self._kind == "steps":
-            self._value = max(1, min(self._value, total // at_least))
+        self._at_most: int | None = None
+        """Steps between two times with `at_least`, where the cadence itself cannot promise that many."""
+        if at_least is not None:
+            self._often_enough(max(1, total // at_least))
+
+    def _often_enough(self, steps: int) -> None:
+        if self._kind == "seconds":
+            self._at_most = steps
+        elif self._kind == "epochs":
+            assert self._per_epoch is not None
+            if self._value * self._per_epoch > steps:
+                self._kind, self._value = "steps", steps
+        else:
+            self._value = min(self._value, steps) if self._kind == "steps" else steps
+            self._kind = "steps"
 
     @property
     def on_improvement(self) -> bool:
@@ -150,4 +163,4 @@ class Rhythm:
         if self._kind == "seconds" and clock - self._last >= self._value:
             self._last = clock
             return True
-        return False
+        return self._at_most is not None and step % self._at_most == 0

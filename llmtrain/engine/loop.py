@@ -21,6 +21,9 @@ from llmtrain.objectives.base import Loss, MicroBatch, Objective
 from llmtrain.optim.update import Update
 from llmtrain.recipe.schema import Recipe
 
+OWED = "owed_evaluation"
+"""Name in the saved state of the step whose evaluation a stop left out."""
+
 
 class Batch(Protocol):
     """One optimizer step's data on this rank."""
@@ -100,8 +103,8 @@ class Engine:
     memory: Callable[[], float]
     """Peak memory of this process in GiB."""
     saved_step: int = -1
-    cut_short: bool = False
-    """A stop was asked for in the middle of an evaluation."""
+    stopped: bool = False
+    """Whether all ranks agreed to stop before the end; a rank's own signals cannot tell, for they come at any time."""
 
     @property
     def state(self) -> TrainState:
@@ -114,8 +117,7 @@ class Engine:
             Failure: non-finite numbers, a loss above the limit, too many skipped steps.
         """
         self.executor.stage.train()
-        if self.recipe.evaluate.at_start and self.state.step == 0:
-            self.evaluate()
+        self._evaluate_before()
         self.control.signals.interruptible = False
         begin = time.perf_counter()
         for batch in self.loader.steps(self.state.step, self.total_steps):
@@ -150,7 +152,9 @@ class Engine:
         entered = sum(int(mb["tokens"]) for mb in batch.micro_batches)
         targets, tokens = self.ranks.sum([mine, float(entered)])
         if targets == 0:
-            raise fail("E-DATA-006", f"step {batch.step}: no row has a target ({self.loader.describe(batch.samples)})")
+            raise fail(
+                "E-DATA-006", f"step {batch.step + 1}: no row has a target ({self.loader.describe(batch.samples)})"
+            )
         return targets, tokens
 
     def _conclude_writer(self, word: Word) -> None:
@@ -225,7 +229,7 @@ class Engine:
         log = first or state.step == self.total_steps or self.rhythms.log.due(state.step, word.clock)
         self.bus.emit(StepEnd(step=state.step, values=values, log=log))
         limit = self.recipe.run.max_loss
-        if limit is not None and not values["loss"] <= limit:
+        if limit is not None and applied and not values["loss"] <= limit:
             raise fail(
                 "E-RUN-002",
                 f"step {state.step}: loss {values['loss']:.4f} is above run.max_loss {limit:g}; {self._safe()}",
@@ -235,19 +239,29 @@ class Engine:
         """Evaluate, sample, save, stop, in this order; whether to leave the loop."""
         step = self.state.step
         last = step >= self.total_steps or self.control.out_of_time
-        stop = bool(word.stop) and not last
+        self.stopped = bool(word.stop) and not last
         improved = False
-        if self._evaluation_due(step, word.clock, last=last) and not stop:
-            improved = self.evaluate(last=last)
-            stop = self.cut_short
+        if self._evaluation_due(step, word.clock, last=last):
+            improved = not self.stopped and self.evaluate(last=last)
+            if self.stopped:
+                self.tensors.extra[OWED] = step
         if self.sample is not None and self.rhythms.sample.due(step, word.clock):
             self.bus.emit(Sampled(step=step, samples=self.sample()))
         due = self.rhythms.save.due(step, word.clock)
         pin = self.rhythms.pin.due(step, word.clock)
-        wanted = word.save or due or pin or improved or last or stop
+        wanted = word.save or due or pin or improved or last or self.stopped
         if wanted:
-            self.save(step, last or stop or pin, pin)
-        return last or stop
+            self.save(step, last or self.stopped or pin, pin)
+        return last or self.stopped
+
+    def _evaluate_before(self) -> None:
+        """The evaluation of `at_start`, or the one that the stop before this resume left out."""
+        step = self.state.step
+        owed = self.tensors.extra.pop(OWED, None) == step
+        if owed or (self.recipe.evaluate.at_start and step == 0):
+            improved = self.evaluate(last=True)
+            if owed and improved:
+                self.save(step, False, False)  # noqa: FBT003 - neither waiting nor pinned
 
     def _evaluation_due(self, step: int, clock: float, *, last: bool) -> bool:
         if self.evaluator is None or self.rhythms.evaluate.never:
@@ -266,7 +280,7 @@ class Engine:
         begin = time.perf_counter()
         values = self.evaluator.evaluate(None if last else self._stop_wanted)
         if values is None:
-            self.cut_short = True
+            self.stopped = True
             return False
         values["eval_seconds"] = time.perf_counter() - begin
         step = self.state.step

@@ -23,7 +23,7 @@ class RunOptions:
     verify: Literal["full", "sample"] = "full"
     """How much of a checkpoint is hashed before it is used."""
     command: tuple[str, ...] = ()
-    """The command line, for messages that tell how to go on."""
+    """The words of the command line without `--resume`, for the message that tells how to go on."""
 
 
 def train(composed: "Composed", options: RunOptions, bus: "EventBus") -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,7 @@ class Ending:
 def finish(ending: Ending) -> tuple[dict[str, Any], dict[str, str]]:
     """Result and summary; collective. A stopped run gets no final model, because it is not final."""
     engine, recipe = ending.engine, ending.composed.recipe
-    control = engine.control
-    stopped = bool(control.signals.stop or control.past_deadline) and engine.state.step < engine.total_steps
+    stopped = engine.stopped
     state = "stopped" if stopped else "done"
     model = None
     if not stopped and recipe.checkpoint.final is not False:
@@ -160,11 +160,11 @@ def _summary(ending: Ending, result: dict[str, Any]) -> dict[str, str]:
     if "predictions" in result:
         lines["predicted"] = result["predictions"]
     if result["state"] == "stopped":
-        name = engine.control.signals.name or "launch.deadline"
-        recipe = ending.composed.shown or ending.composed.name
-        lines["stopped"] = (
-            f"by {name}: step {result['steps']} saved; continue with: llmtrain train {recipe} --resume {folder}"
-        )
+        control = engine.control
+        name = control.signals.name or ("launch.deadline" if control.past_deadline else "another rank's signal")
+        words = ending.options.command or ("train", ending.composed.shown or ending.composed.name)
+        command = shlex.join(["llmtrain", *words, "--resume", str(folder)])
+        lines["stopped"] = f"by {name}: step {result['steps']} saved; continue with: {command}"
     return lines
 
 

@@ -20,7 +20,7 @@ from llmtrain.engine.loop import Engine, Rhythms
 from llmtrain.engine.state import RunTensors, TrainState
 from llmtrain.model.build import Built, TokenIds, build
 from llmtrain.model.scoring import ChunkedScorer, head_of
-from llmtrain.objectives.base import Loss, LogitsScorer, MicroBatch, Scorer
+from llmtrain.objectives.base import LogitsScorer, Loss, MicroBatch, Scorer
 from llmtrain.objectives.causal import Causal, CausalConfig
 from llmtrain.optim.groups import group_parameters
 from llmtrain.optim.optimizers import SgdConfig
@@ -78,18 +78,13 @@ def single_rows(
         labels = np.full_like(ids, IGNORED) if index in masked else ids.copy()
         labels[0] = IGNORED
         positions = np.arange(length, dtype=np.int32)
-        rows.append(
-            Row(ids=ids, labels=labels, positions=positions, source="test", index=index)
-        )
+        rows.append(Row(ids=ids, labels=labels, positions=positions, source="test", index=index))
     return Rows(rows)
 
 
 def packed_rows(rows: Rows) -> Rows:
     """The same documents, all in one row."""
-    parts = {
-        name: np.concatenate([vars(row)[name] for row in rows.rows])
-        for name in ("ids", "labels", "positions")
-    }
+    parts = {name: np.concatenate([vars(row)[name] for row in rows.rows]) for name in ("ids", "labels", "positions")}
     return Rows([Row(**parts, source="test", index=0)])
 
 
@@ -100,9 +95,7 @@ class Case:
     micro: int = 8
     sharding: str = "none"
     model: dict[str, Any] = field(default_factory=lambda: LLAMA)
-    optimizer: OptimizerConfig = field(
-        default_factory=lambda: SgdConfig(lr=0.1, max_grad_norm=0.2)
-    )
+    optimizer: OptimizerConfig = field(default_factory=lambda: SgdConfig(lr=0.1, max_grad_norm=0.2))
     rows: Rows = field(default_factory=single_rows)
     global_size: int = 8
     first: int = 0
@@ -141,9 +134,7 @@ class FaultyEngine(Engine):
 class FaultyExecutor(StageExecutor):
     """Divides by the number of micro-batches as well."""
 
-    def forward_backward(
-        self, batch: Sequence[MicroBatch], denominator: float, **words: Any
-    ) -> list[Loss]:
+    def forward_backward(self, batch: Sequence[MicroBatch], denominator: float, **words: Any) -> list[Loss]:
         return super().forward_backward(batch, denominator * len(batch), **words)
 
 
@@ -155,25 +146,15 @@ class Recorder(Update):
     def clip(self, limit: float, *, scale: float = 1.0) -> Tensor:
         # the norm first, without a limit: the gradients are then unscaled and still whole
         norm = super().clip(0.0, scale=scale)
-        pairs = [
-            (n, p)
-            for g in self.groups
-            for n, p in zip(g.names, g.parameters, strict=True)
-        ]
-        self.gradients = {
-            n: whole(p.grad).clone() for n, p in pairs if p.grad is not None
-        }
+        pairs = [(n, p) for g in self.groups for n, p in zip(g.names, g.parameters, strict=True)]
+        self.gradients = {n: whole(p.grad).clone() for n, p in pairs if p.grad is not None}
         super().clip(limit)
         return norm
 
 
 def whole(tensor: Tensor) -> Tensor:
     """A sharded tensor gathered; collective."""
-    return (
-        tensor.full_tensor()
-        if isinstance(tensor, torch.distributed.tensor.DTensor)
-        else tensor
-    )
+    return tensor.full_tensor() if isinstance(tensor, torch.distributed.tensor.DTensor) else tensor
 
 
 class NoSaver:
@@ -199,42 +180,28 @@ class Made:
 
     def results(self) -> dict[str, np.ndarray]:
         """Loss, norm, gradients and weights after the last step; collective."""
-        found: dict[str, Tensor] = {
-            f"gradient/{n}": g for n, g in self.update.gradients.items()
-        }
-        found |= {
-            f"weight/{n}": whole(p).detach()
-            for n, p in self.built.model.named_parameters()
-        }
+        found: dict[str, Tensor] = {f"gradient/{n}": g for n, g in self.update.gradients.items()}
+        found |= {f"weight/{n}": whole(p).detach() for n, p in self.built.model.named_parameters()}
         arrays = {name: tensor.double().numpy() for name, tensor in found.items()}
         arrays["loss"] = np.array([line["loss"] for line in self.lines])
         arrays["norm"] = np.array([line["grad_norm"] for line in self.lines])
         return arrays
 
 
-NEVER = Every(kind="never")
-
-
 def make(case: Case, ranks: Ranks, built: Built | None = None) -> Made:
     """The engine of a case, of the product's own parts; collective. A process group must be there."""
     ids = TokenIds(size=VOCABULARY, eos=0, pad=0)
-    built = built or build(
-        ModelSection(config=case.model), ids, seed=case.seed, offline=True
-    )
+    built = built or build(ModelSection(config=case.model), ids, seed=case.seed, offline=True)
     built.model.to(case.dtype)
     stage = Stage(built.model, foreign=built.config is None, hidden=case.chunked)
     shards = ranks.world if case.sharding == "full" else 1
     plan: Any = SimpleNamespace(dp_replicate=ranks.world // shards, dp_shard=shards)
     mesh = make_mesh(plan, "cpu", ranks.rank)
     apply(stage, mesh, Layout(recompute=case.recompute, compile=None, reshard=True))
-    scorer = case.scorer or (
-        ChunkedScorer(head_of(built)) if case.chunked else LogitsScorer()
-    )
+    scorer = case.scorer or (ChunkedScorer(head_of(built)) if case.chunked else LogitsScorer())
     kind = Faulty if case.fault == "mean of means" else Causal
     objective = kind(CausalConfig(), scorer, pad_id=0, pad_to=None)
-    executing = (
-        FaultyExecutor if case.fault == "divided by micro-batches" else StageExecutor
-    )
+    executing = FaultyExecutor if case.fault == "divided by micro-batches" else StageExecutor
     executor = executing(
         stage,
         objective,
@@ -249,9 +216,7 @@ def make(case: Case, ranks: Ranks, built: Built | None = None) -> Made:
     )  # fmt: skip
     named = stage.model.named_parameters()
     groups = group_parameters(named, stage.model, case.optimizer, vocabulary=VOCABULARY)
-    update = Recorder(
-        groups, case.optimizer.build, master=case.precision.params != "fp32"
-    )  # type: ignore[attr-defined]
+    update = Recorder(groups, case.optimizer.build, master=case.precision.params != "fp32")  # type: ignore[attr-defined]
     scale = case.precision.loss_scale if case.precision.compute == "fp16" else 1.0
     tensors = RunTensors(
         built.model,
@@ -261,6 +226,7 @@ def make(case: Case, ranks: Ranks, built: Built | None = None) -> Made:
     )
     lines: list[dict[str, Any]] = []
     signals = Signals(lambda text: None)
+    never = Rhythm(Every(kind="never"), total=1, per_epoch=1)
     recipe = Recipe(
         objective=CausalConfig(), optimizer=case.optimizer, schedule=ConstantConfig(), precision=case.precision,
         run=case.run,
@@ -270,7 +236,7 @@ def make(case: Case, ranks: Ranks, built: Built | None = None) -> Made:
         loader=loader, objective=objective, executor=executor, update=update, factor=case.factor,
         control=Control(ranks, signals, deadline=None, max_time=None), ranks=ranks, data_rank=mesh.data_rank,
         evaluator=None, saver=NoSaver(), save=lambda step, wait, pin: None, sample=None,
-        rhythms=Rhythms(**dict.fromkeys(("log", "save", "pin", "evaluate", "sample"), Rhythm(NEVER, total=1, per_epoch=1))),
+        rhythms=Rhythms(log=never, save=never, pin=never, evaluate=never, sample=never),
         tensors=tensors, bus=EventBus(), write=lambda event, step, values: lines.append(values), memory=lambda: 0.0,
     )  # fmt: skip
     return Made(engine=engine, built=built, update=update, lines=lines)

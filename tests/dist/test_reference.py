@@ -65,9 +65,7 @@ def plain(model: Any, rows: Rows) -> tuple[list[float], list[float], dict[str, T
         if step < warm:
             factor = (step + 1) / warm
         else:
-            factor = 0.1 + 0.9 * 0.5 * (
-                1 + math.cos(math.pi * (step - warm) / (STEPS - warm))
-            )
+            factor = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (step - warm) / (STEPS - warm)))
         with torch.no_grad():
             for (name, p), gradient in zip(named.items(), gradients, strict=True):
                 g = gradient * share
@@ -106,18 +104,9 @@ def compared(kind: str, dtype: torch.dtype, scratch: Path) -> dict[str, float]:
         losses, norms, weights = plain(other.to(dtype), case.rows)
         mine = dict(built.model.named_parameters())
         found = {
-            "loss": max(
-                abs(line["loss"] / loss - 1)
-                for line, loss in zip(made.lines, losses, strict=True)
-            ),
-            "norm": max(
-                abs(line["grad_norm"] / norm - 1)
-                for line, norm in zip(made.lines, norms, strict=True)
-            ),
-            "weight": max(
-                float((mine[n].detach() - w).abs().max() / w.abs().max())
-                for n, w in weights.items()
-            ),
+            "loss": max(abs(line["loss"] / loss - 1) for line, loss in zip(made.lines, losses, strict=True)),
+            "norm": max(abs(line["grad_norm"] / norm - 1) for line, norm in zip(made.lines, norms, strict=True)),
+            "weight": max(float((mine[n].detach() - w).abs().max() / w.abs().max()) for n, w in weights.items()),
             "learned": 1 - losses[-1] / losses[0],
         }
         np.savez(
@@ -126,16 +115,12 @@ def compared(kind: str, dtype: torch.dtype, scratch: Path) -> dict[str, float]:
         )
 
     assert on_ranks(1, work, scratch) == [0]
-    return {
-        name: float(value) for name, value in np.load(scratch / "found.npz").items()
-    }
+    return {name: float(value) for name, value in np.load(scratch / "found.npz").items()}
 
 
 def test_gpt2_in_float64_agrees_to_the_last_digits(tmp_path: Path) -> None:
     found = compared("gpt2", torch.float64, tmp_path)
-    assert (
-        found["loss"] < 1e-12 and found["norm"] < 1e-11 and found["weight"] < 1e-10
-    ), found
+    assert found["loss"] < 1e-12 and found["norm"] < 1e-11 and found["weight"] < 1e-10, found
     assert found["learned"] > 0.01
 
 

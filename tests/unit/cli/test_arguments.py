@@ -163,3 +163,16 @@ def test_each_shortcut_names_its_key_in_the_help(capsys: pytest.CaptureFixture[s
     for option, key in arguments.SHORTCUTS.items():
         line = next(line for line in text.splitlines() if line.strip().startswith(arguments.flag(option) + " "))
         assert line.endswith(f"Writes {key}.")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["train", "t.yaml", "--resume"],
+        ["train", "t.yaml", "--resume", "auto"],
+        ["train", "t.yaml", "--resume=runs/x"],
+        ["train", "--resume", "latest", "t.yaml"],
+    ],
+)
+def test_a_command_without_its_resume(words: list[str]) -> None:
+    assert arguments.without_resume([*words, "budget.steps=3"]) == ["train", "t.yaml", "budget.steps=3"]
