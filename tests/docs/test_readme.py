@@ -19,7 +19,8 @@ COMMANDS = [line for block in BLOCKS if block not in SETUP for line in block.spl
 SCRIPT = ".venv/bin/llmtrain"
 SMALL = [
     "budget.steps=4", "data.seq_len=32", "batch.global_size=2", "checkpoint.every=2", "evaluate.every=4",
-    "evaluate.samples.every=4", "data.workers=1", "speed.threads=1", "speed.compile=false",
+    "evaluate.samples.every=4", "evaluate.batch_size=64", "data.eval.fraction=0.01", "data.workers=1",
+    "speed.threads=1", "speed.compile=false",
 ]  # fmt: skip
 SMALLER = [*SMALL, "tokenizer.train.vocab_size=300", "model.config.hidden_size=32", "model.config.num_hidden_layers=1"]
 
