@@ -1,6 +1,7 @@
 """The header of a run: one fact a line, measured from the loaded objects, not echoed from the recipe."""
 
 from llmtrain.recipe.compose import Composed
+from llmtrain.recipe.nodes import dotted
 from llmtrain.record.folder import RunFolder
 from llmtrain.run.assembly import Assembly
 from llmtrain.run.machine import Machine
@@ -28,7 +29,7 @@ def header(composed: Composed, assembly: Assembly, machine: Machine, folder: Run
         ] * assembly.stage.hidden
         lines["memory"] = ", ".join(parts)
     if composed.code:
-        lines["code"] = ", ".join(f"{named.key}: {named.value}" for named in composed.code)
+        lines["code"] = ", ".join(f"{dotted(named.path)}: {named.value}" for named in composed.code)
     for notice in prepared.ledger.notices:
         lines["note"] = f"{lines['note']}; {notice}" if "note" in lines else notice
     lines["out"] = str(folder.path)

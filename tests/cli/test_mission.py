@@ -316,7 +316,14 @@ def spoiled(place: Path) -> Path:
 
 
 def test_row_27_a_number_that_is_none_stops_the_run(tool: Tool, place: Path, spoiled: Path) -> None:
-    words = ("train", spoiled.name, "run.dir=nan", "checkpoint.every=2", "evaluate.every=null")
+    words = (
+        "train",
+        spoiled.name,
+        "run.dir=nan",
+        "checkpoint.every=2",
+        "checkpoint.async=false",
+        "evaluate.every=null",
+    )
     run = tool(*words, cwd=place, code=3, env={"PYTHONPATH": str(place)})
     text = run.stderr.read_text()
     [line] = [line for line in text.splitlines() if line.startswith("error: ")]
@@ -332,3 +339,10 @@ def test_row_27_skipping_ends_after_max_skips(tool: Tool, place: Path, spoiled: 
     words = ("train", spoiled.name, "run.dir=skips", "run.nonfinite=skip", "run.max_skips=3", "evaluate.every=null")
     run = tool(*words, cwd=place, code=3, env={"PYTHONPATH": str(place)})
     assert "step 8: 3 updates in a row were skipped" in run.stderr.read_text()
+
+
+def test_a_model_of_ones_own_is_shown_trained_and_kept(tool: Tool, place: Path, spoiled: Path) -> None:
+    words = ("train", spoiled.name, "run.dir=own", "budget.steps=4")
+    said = tool(*words, cwd=place, env={"PYTHONPATH": str(place)}).stderr.read_text()
+    assert "  code     model.factory: spoiled_model:build\n" in said
+    assert (place / "own" / "model" / "model.safetensors").is_file()
