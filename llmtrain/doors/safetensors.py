@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from llmtrain.lazy import Lazy
 from llmtrain.record import files
@@ -193,24 +193,26 @@ def _read_header(descriptor: int) -> Header:
     if length > HEADER_LIMIT or length > size - 8:
         raise DamagedFile(f"header of {length} bytes in a file of {size}, at most {HEADER_LIMIT} allowed")
     try:
-        value = files.parse_json(os.pread(descriptor, length, 8))
+        value: object = files.parse_json(os.pread(descriptor, length, 8))
     except files.BadJson as error:
         raise DamagedFile(f"header: {error}") from error
     if not isinstance(value, dict):
         raise DamagedFile("header: not an object")
-    metadata = value.pop("__metadata__", {})
-    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+    items = files.as_map(value)
+    metadata: Any = items.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in files.as_map(metadata).values()):
         raise DamagedFile("header: __metadata__ is not a map of texts")
-    entries = {name: _entry(name, item, 8 + length) for name, item in value.items()}
+    entries = {name: _entry(name, item, 8 + length) for name, item in items.items()}
     _check_cover(entries, 8 + length, size)
-    return Header(tensors=entries, metadata=metadata)
+    return Header(tensors=entries, metadata=files.as_map(metadata))
 
 
 def _entry(name: str, item: Any, base: int) -> Entry:  # noqa: ANN401 - untrusted JSON
     where = f"header: {name[:60]!r}"
-    if not isinstance(item, dict) or set(item) != {"dtype", "shape", "data_offsets"}:
+    parts = files.as_map(item)
+    if set(parts) != {"dtype", "shape", "data_offsets"}:
         raise DamagedFile(f"{where} is malformed")
-    dtype, shape, offsets = item["dtype"], item["shape"], item["data_offsets"]
+    dtype, shape, offsets = parts["dtype"], parts["shape"], parts["data_offsets"]
     if not isinstance(dtype, str) or dtype not in _SIZES:
         raise DamagedFile(f"{where} has the unknown dtype {str(dtype)[:20]!r}")
     if not _are_counts(shape) or len(shape) > 64 or not _are_counts(offsets) or len(offsets) != 2:
@@ -221,7 +223,9 @@ def _entry(name: str, item: Any, base: int) -> Entry:  # noqa: ANN401 - untruste
 
 
 def _are_counts(value: Any) -> bool:  # noqa: ANN401 - untrusted JSON
-    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 62 for item in value)
+    return isinstance(value, list) and all(
+        type(item) is int and 0 <= item < 1 << 62 for item in cast("list[Any]", value)
+    )
 
 
 def _check_cover(entries: Mapping[str, Entry], base: int, size: int) -> None:

@@ -3,12 +3,15 @@
 A door turns the library's calls into ours and its exceptions into `Failure`s; it decides nothing.
 """
 
+# transformers is typed in part only
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import contextlib
 import difflib
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +96,7 @@ def refuse_pickle(origin: Origin) -> None:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> Generator[None]:
     """Keep the library's progress bars and advice off the screen; our messages say what matters."""
     from transformers.utils import logging as their_logging
 
@@ -159,17 +162,17 @@ def config_from(settings: Mapping[str, Any]) -> Any:  # noqa: ANN401
         raise fail(
             "E-MODEL-002", f"unknown model_type {quoted(str(kind))}", key="model.config.model_type", hint=hint
         ) from error
-    known = set(plain.to_dict()) | set(plain.attribute_map)
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(key, sorted(known), 1)
-            hint = f"did you mean `{near[0]}`?" if near else None
-            raise fail("E-MODEL-002", f"{kind} has no setting {quoted(key)}", key=f"model.config.{key}", hint=hint)
     try:
         with quiet():
-            return AutoConfig.for_model(kind, **given)
+            config = AutoConfig.for_model(kind, **given)
     except UNREADABLE as error:
         raise fail("E-MODEL-002", _one_line(error), key="model.config") from error
+    known = set(plain.to_dict()) | set(plain.attribute_map)
+    for key in sorted(set(config.to_dict()) & set(given) - known):  # the library keeps what it does not understand
+        near = difflib.get_close_matches(key, sorted(known), 1)
+        hint = f"did you mean `{near[0]}`?" if near else None
+        raise fail("E-MODEL-002", f"{kind} has no setting {quoted(key)}", key=f"model.config.{key}", hint=hint)
+    return config
 
 
 def empty_model(config: Any, *, attention: str) -> PreTrainedModel:  # noqa: ANN401
@@ -202,7 +205,7 @@ def initialise(model: PreTrainedModel, seed_of: Any) -> None:  # noqa: ANN401
                 owner = candidate
                 break
         torch.manual_seed(seed_of(name))
-        owner._init_weights(module)  # noqa: SLF001 - the model's own rules are nowhere public
+        owner._init_weights(module)  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - nowhere public
 
 
 def tie(model: PreTrainedModel) -> None:
@@ -231,12 +234,13 @@ def read_weights(origin: Origin, config: Any) -> dict[str, Tensor]:  # noqa: ANN
     refuse_pickle(origin)
     try:
         with quiet():
-            model, report = AutoModelForCausalLM.from_pretrained(
+            opened: Any = AutoModelForCausalLM.from_pretrained(
                 origin.name, config=config, dtype=torch.float32, output_loading_info=True,
                 use_safetensors=None if origin.gguf else True, **origin.arguments(),
             )  # fmt: skip
     except UNREADABLE as error:
         raise fail("E-MODEL-003", f"{origin.name}: {_one_line(error)}", key="model.name") from error
+    model, report = opened
     missing = sorted(report.get("missing_keys", ()))
     mismatched = [str(entry[0]) for entry in report.get("mismatched_keys", ())]
     if missing or mismatched:
@@ -291,7 +295,7 @@ def save_model(config: Any, weights: Mapping[str, Tensor], folder: Path, *, eos:
     """
     first = next(iter(weights.values()))
     model = empty_model(config, attention="auto")
-    model.to(first.dtype)
+    nn.Module.to(model, dtype=first.dtype)
     generation = GenerationConfig.from_model_config(config)
     generation.eos_token_id = eos if len(eos) > 1 else eos[0]
     generation.pad_token_id = pad

@@ -84,7 +84,7 @@ class Checkpointer:
         self._folder, self._ranks, self._section = folder, ranks, section
         self._identity, self._aliases = dict(identity), dict(aliases)
         self._on_commit = on_commit
-        self._warn = warn if ranks.is_first else (lambda _: None)
+        self._warn: Callable[[str], None] = warn if ranks.is_first else (lambda _: None)
         self._may_be_nonfinite = may_be_nonfinite
         self._job: checkpoint_write.SaveJob | None = None
         self._sequence: int | None = None
@@ -446,7 +446,7 @@ def _copied(pieces: Mapping[str, Mapping[str, "Tensor"]]) -> dict[str, dict[str,
 
 
 def _bad_headers(candidate: Candidate, names: list[str]) -> list[str]:
-    reasons = []
+    reasons: list[str] = []
     for name in names:
         if name.endswith(".safetensors"):
             try:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmtrain.dist import Ranks
 from llmtrain.doors import safetensors
-from llmtrain.errors import Failure, fail, quoted
+from llmtrain.errors import Failure, Problem, fail, quoted
 from llmtrain.lazy import Lazy
 
 if TYPE_CHECKING:
@@ -84,8 +84,8 @@ def plan_save(groups: Groups, ranks: Ranks, aliases: Mapping[str, str], may_be_n
     planner = planners.DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     planner.set_up_planner(flat, is_coordinator=ranks.is_first)
     local: dict[tuple[str, tuple[int, ...]], Tensor] = {}
-    boxes = []
-    nonfinite = []
+    boxes: list[list[Any]] = []
+    nonfinite: list[str] = []
     for item in planner.create_local_plan().items:
         chunk, shape = item.tensor_data.chunk, tuple(item.tensor_data.size)
         tensor = planner.resolve_data(item).detach()
@@ -132,7 +132,7 @@ def _assign(plans: list[list[list[Any]]]) -> tuple[dict[tuple[str, tuple[int, ..
         for box in boxes:
             holders.setdefault((box[0], tuple(box[1])), []).append((rank, box))
     load = [0] * len(plans)
-    owners = {}
+    owners: dict[tuple[str, tuple[int, ...]], tuple[int, list[Any]]] = {}
     for key in sorted(holders):
         rank, box = min(holders[key], key=lambda item: (load[item[0]], item[0]))
         load[rank] += prod(box[2]) * box[5]
@@ -171,7 +171,7 @@ def check_names(groups: Groups, manifest: Mapping[str, Any], aliases: Mapping[st
         for name, tensor in sorted(wanted.items())
         if name in saved and _form(saved[name]) != _shown(tensor)
     ]
-    problems = []
+    problems: list[Problem] = []
     for label, names in (("lacks", missing), ("has, unknown to the model,", extra), ("differs in", differing)):
         if names:
             shown = ", ".join(names[:10])

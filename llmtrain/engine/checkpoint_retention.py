@@ -45,7 +45,7 @@ def prune(folder: RunFolder, unwanted: Sequence[Candidate], warn: Callable[[str]
 
     One that somebody reads is left for the next time, a failed delete is a warning and tried again then.
     """
-    removed = []
+    removed: list[str] = []
     for candidate in unwanted:
         with checkpoints.unread(candidate.path) as free:
             if not free:
@@ -81,7 +81,7 @@ def _children(folder: RunFolder) -> list[Path]:
 
 
 def _delete(paths: Sequence[Path], warn: Callable[[str], None]) -> list[str]:
-    deleted = []
+    deleted: list[str] = []
     for path in paths:
         try:
             if path.is_dir() and not path.is_symlink():

@@ -6,7 +6,7 @@ Separate from the loop so that the loop shows only the order of things.
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -48,7 +48,7 @@ class Signals:
         """Before the first step there is nothing to save: a signal ends the run at once."""
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
+    def installed(self) -> Generator[None]:
         """Handlers in place for the duration; the former ones come back."""
         handlers = {
             signal.SIGINT: self._interrupt, signal.SIGTERM: self._stop, signal.SIGUSR1: self._stop,

@@ -45,7 +45,7 @@ class Evaluator:
         sums: np.ndarray[Any, Any] | None = None
         training = self.executor.stage.training
         self.executor.stage.eval()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # pyright: ignore[reportUnknownMemberType]
             for name, batches in self.sets.items():
                 sums = self._sums(batches, interrupted)
                 if sums is None:

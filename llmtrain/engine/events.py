@@ -79,7 +79,7 @@ class RunEnd(Event):
     """The run ended; `result` is result.json."""
 
     result: Mapping[str, Any]
-    summary: Mapping[str, str] = field(default_factory=dict)
+    summary: Mapping[str, str] = field(default_factory=dict[str, str])
     """Lines of the summary: label -> text."""
 
 

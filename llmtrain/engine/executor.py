@@ -33,7 +33,7 @@ class StageExecutor:
         self.stage, self.objective, self.device = stage, objective, device
         self.compute, self.averaged = compute, averaged
 
-    def autocast(self, dtype: torch.dtype | None = None) -> AbstractContextManager[None]:
+    def autocast(self, dtype: torch.dtype | None = None) -> AbstractContextManager[object, bool | None]:
         """The context forwards run in."""
         chosen = dtype or self.compute
         if chosen == torch.float32:
@@ -78,7 +78,7 @@ class StageExecutor:
             with self.autocast():
                 out = self.output(on_device)
             loss = self.objective.loss(out, on_device)
-            (loss.total * (self.averaged * scale / denominator)).backward()
+            (loss.total * (self.averaged * scale / denominator)).backward()  # pyright: ignore[reportUnknownMemberType]
             losses.append(Loss(loss.total.detach(), loss.logs))
             del out, loss
             if between is not None:

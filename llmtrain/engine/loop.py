@@ -142,7 +142,7 @@ class Engine:
     def _seed(self, step: int) -> None:
         """Every generator starts anew at each step, from numbers alone: a resume has nothing to restore."""
         seed = fold_seed(self.recipe.run.seed, "step", step, self.data_rank)
-        torch.manual_seed(seed)
+        torch.manual_seed(seed)  # pyright: ignore[reportUnknownMemberType]
         random.seed(seed)
         np.random.seed(seed % 2**32)
 

@@ -50,7 +50,7 @@ class TensorBoard:
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Each finite number becomes a point of its curve."""
         for name, value in values.items():
-            if name not in COUNTS and isinstance(value, int | float) and math.isfinite(value):
+            if name not in COUNTS and math.isfinite(value):
                 self._writer.add_scalar(curve_name(name), value, step)
 
     def close(self) -> None:

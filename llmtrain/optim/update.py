@@ -81,7 +81,7 @@ class Update:
         """
         gradients = [p.grad for p in self._trained if p.grad is not None]
         if scale != 1.0:
-            torch._foreach_mul_(gradients, 1.0 / scale)
+            torch._foreach_mul_(gradients, 1.0 / scale)  # pyright: ignore[reportPrivateImportUsage]
         norm = torch.nn.utils.get_total_norm(gradients)
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()

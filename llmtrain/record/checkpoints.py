@@ -5,7 +5,7 @@ import hashlib
 import os
 import random
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,14 +81,13 @@ def read_manifest(path: Path) -> dict[str, Any]:
     """
     try:
         data = files.read_regular(path / "manifest.json")
-        value = files.parse_json(data)
+        value = files.as_map(files.parse_json(data))
     except OSError as error:
         raise Damaged(f"manifest.json: {error.strerror}") from error
     except files.BadJson as error:
         raise Damaged(f"manifest.json: {error}") from error
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        found = value.get("format") if isinstance(value, dict) else None
-        raise Damaged(f"manifest.json: format {str(found)[:40]}, this version reads {FORMAT}")
+    if value.get("format") != FORMAT:
+        raise Damaged(f"manifest.json: format {str(value.get('format'))[:40]}, this version reads {FORMAT}")
     try:
         same = seal(value)["self_sha256"] == value.get("self_sha256") and files.canonical(value) == data
     except ValueError as error:
@@ -106,13 +105,10 @@ def read_manifest(path: Path) -> dict[str, Any]:
 def _check_entry(name: str, entry: Any) -> None:  # noqa: ANN401 - untrusted JSON
     if not _BARE.match(name):
         raise Damaged(f"manifest.json: file {name[:60]!r} is not a bare name")
-    if (
-        not isinstance(entry, dict)
-        or not isinstance(entry.get("size"), int)
-        or not isinstance(entry.get("blocks"), list)
-    ):
+    known = files.as_map(entry)
+    if not isinstance(known.get("size"), int) or not isinstance(known.get("blocks"), list):
         raise Damaged(f"manifest.json: entry of {name} is malformed")
-    if not isinstance(entry.get("sha256"), str) or not _HASH.match(entry["sha256"]):
+    if not isinstance(known.get("sha256"), str) or not _HASH.match(known["sha256"]):
         raise Damaged(f"manifest.json: hash of {name} is malformed")
 
 
@@ -121,10 +117,10 @@ def lines_of(folder: RunFolder, description: str) -> dict[tuple[str, int], dict[
 
     The number belongs to the key: a name comes back when a step is saved again after a fallback.
     """
-    found = {}
+    found: dict[tuple[str, int], dict[str, Any]] = {}
     for line in files.read_lines(folder.events):
-        data = line.get("data")
-        if line.get("action") != "checkpoint" or line.get("description") != description or not isinstance(data, dict):
+        data = files.as_map(line.get("data"))
+        if line.get("action") != "checkpoint" or line.get("description") != description:
             continue
         if isinstance(data.get("name"), str) and isinstance(data.get("seq"), int):
             found[data["name"], data["seq"]] = data
@@ -137,7 +133,7 @@ def list_checkpoints(folder: RunFolder) -> list[Candidate]:
     Folders of another run are left out.
     """
     lines = lines_of(folder, "committed")
-    found = []
+    found: list[Candidate] = []
     for name in sorted(os.listdir(folder.checkpoints)) if folder.checkpoints.is_dir() else ():
         match = _FINAL.match(name)
         if match:
@@ -190,7 +186,7 @@ def verify(
     """
     if candidate.manifest is None:
         return Verdict(candidate=candidate, reasons=(candidate.reason,))
-    reasons = []
+    reasons: list[str] = []
     announced = (candidate.committed or {}).get("manifest_sha256", candidate.manifest["self_sha256"])
     if announced != candidate.manifest["self_sha256"]:
         reasons.append("manifest.json: not the one that events.jsonl committed")
@@ -237,7 +233,7 @@ def verify_run(folder: RunFolder, *, mode: Literal["full", "sample"] = "full") -
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path) -> Generator[None]:
     """Hold a checkpoint against retention while it is read, by a shared lock on its manifest.
 
     Raises:
@@ -253,7 +249,7 @@ def reading(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def unread(path: Path) -> Iterator[bool]:
+def unread(path: Path) -> Generator[bool]:
     """Whether nobody reads a checkpoint now; readers that come wait until the block ends."""
     try:
         descriptor = files.open_regular(path / "manifest.json")

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 BLOCK = 4 * 1024 * 1024
 """Bytes read, written and check-summed at once."""
@@ -96,12 +96,17 @@ def read_regular(path: Path, limit: int = 1 << 30) -> bytes:
         size = os.fstat(descriptor).st_size
         if size > limit:
             raise OSError(errno.EFBIG, f"{size} bytes, at most {limit} expected", str(path))
-        parts = []
+        parts: list[bytes] = []
         while part := os.read(descriptor, BLOCK):
             parts.append(part)
         return b"".join(parts)
     finally:
         os.close(descriptor)
+
+
+def as_map(value: Any) -> dict[str, Any]:  # noqa: ANN401 - any JSON value
+    """The value if it is an object, else an empty one: for looking into JSON nobody vouches for."""
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 
 
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
@@ -312,7 +317,8 @@ def hash_file(path: Path) -> Written:
     """Size, SHA-256 and block sums of a regular file; raises OSError as `open_regular`."""
     descriptor = open_regular(path)
     try:
-        digest, size, blocks = hashlib.sha256(), 0, []
+        digest, size = hashlib.sha256(), 0
+        blocks: list[str] = []
         while block := _read_block(descriptor, size):
             digest.update(block)
             blocks.append(f"{zlib.crc32(block):08x}")
@@ -332,7 +338,8 @@ def block_sum(path: Path, number: int) -> str:
 
 
 def _read_block(descriptor: int, offset: int) -> bytes:
-    parts, wanted = [], BLOCK
+    parts: list[bytes] = []
+    wanted = BLOCK
     while wanted and (part := os.pread(descriptor, wanted, offset)):
         parts.append(part)
         offset += len(part)

@@ -129,10 +129,9 @@ class RunFolder:
     def status(self) -> dict[str, Any]:
         """run.json as it stands; empty where it cannot be read."""
         try:
-            value = files.read_json(self.path / "run.json")
+            return files.as_map(files.read_json(self.path / "run.json"))
         except (OSError, files.BadJson):
             return {}
-        return value if isinstance(value, dict) else {}
 
     def write_status(self, *, state: State, step: int | None = None, exit_code: int | None = None, **more: Any) -> None:  # noqa: ANN401
         """Renew run.json; what is not given stays. `more`: mode, objective, recipe, name, reason and the like."""
@@ -181,7 +180,7 @@ class RunFolder:
 
     def sweep(self) -> list[str]:
         """Remove temporary files that a killed process left; needs the lock. The names removed."""
-        removed = []
+        removed: list[str] = []
         for folder in (self.path, self.logs, self.checkpoints):
             for entry in sorted(os.scandir(folder), key=lambda item: item.name) if folder.is_dir() else ():
                 if entry.name.startswith(".") and entry.name.endswith(".tmp"):

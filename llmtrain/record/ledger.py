@@ -69,5 +69,7 @@ class Ledger:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Ledger":
         """The ledger of a ledger.json."""
-        entries = tuple(SourceLedger(**{**entry, "bad": tuple(entry["bad"])}) for entry in data["sources"])
-        return cls(**{**data, "sources": entries, "notices": tuple(data["notices"])})
+        written: list[dict[str, Any]] = [dict(entry, bad=tuple(entry["bad"])) for entry in data["sources"]]
+        entries = tuple(SourceLedger(**entry) for entry in written)
+        values: dict[str, Any] = dict(data, sources=entries, notices=tuple(data["notices"]))
+        return cls(**values)

@@ -91,10 +91,9 @@ class RunLock:
 
     def _owner(self) -> dict[str, Any]:
         try:
-            value = files.read_json(self._path)
+            return files.as_map(files.read_json(self._path))
         except (OSError, files.BadJson):
             return {}
-        return value if isinstance(value, dict) else {}
 
     def _held(self, owner: dict[str, Any]) -> Failure:
         who = f"process {owner.get('pid', '?')} on {owner.get('host', '?')}"

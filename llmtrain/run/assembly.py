@@ -77,9 +77,7 @@ def _one_builder(cache: Path) -> Iterator[None]:
         yield
 
 
-def gather_material(
-    recipe: Recipe, *, progress: Callable[[int, int | None], None] | None
-) -> Material:
+def gather_material(recipe: Recipe, *, progress: Callable[[int, int | None], None] | None) -> Material:
     """Tokenizer and rows, from the cache where they are; before any process group exists, so no rank can time out.
 
     Raises:

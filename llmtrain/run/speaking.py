@@ -65,7 +65,7 @@ def predict(
         offline=recipe.offline,
     )
     model = door.open_causal(origin, attention=section.attention)
-    model.to(device=machine.device, dtype=FORMATS[recipe.precision.params])
+    torch.nn.Module.to(model, device=machine.device, dtype=FORMATS[recipe.precision.params])
     with torch.autocast(machine.device.type, dtype=machine.compute, enabled=machine.compute != torch.float32):
         results = generate.generate(
             model, prompts, _words(words.tokenizer, model.generation_config), _sampling(recipe),

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from llmtrain.errors import Failure, render
+from llmtrain.recipe import slots
 from llmtrain.recipe.compose import Composed, compose
 from llmtrain.recipe.resolved import write_resolved
 from llmtrain.recipe.types import key_paths
@@ -172,6 +173,7 @@ def test_plugins_are_imported_only_on_request(recipe: Path) -> None:
         assert first("recipe.yaml", allow_code=True, import_plugins=True) == "E-ENV-001"
     finally:
         sys.path.remove(str(recipe.parent))
+        slots.slot_table("schedule").pop("zigzag", None)
 
 
 def test_a_value_from_the_environment_is_never_shown(recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
