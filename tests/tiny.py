@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from llmtrain.engine import checkpoint_plan
 from llmtrain.record import checkpoints, metrics
 from llmtrain.record.folder import RunFolder
@@ -117,6 +119,10 @@ def training(run: Run) -> Callable[[], bool]:
     return lambda: "\n  out  " in run.stderr.read_text()
 
 
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 def tensors(folder: RunFolder, step: int | None = None) -> dict[str, str]:
     """Name -> SHA-256 of each weight and optimizer tensor of a checkpoint, by default the newest good one."""
     found = [v.candidate for v in checkpoints.verify_run(folder) if v.good and step in (None, v.candidate.step)]
@@ -124,7 +130,7 @@ def tensors(folder: RunFolder, step: int | None = None) -> dict[str, str]:
     assert newest.manifest is not None
     whole = checkpoint_plan.load_full(newest.path, newest.manifest)
     return {
-        name: hashlib.sha256(f"{tensor.dtype}{list(tensor.shape)}".encode() + tensor.numpy().tobytes()).hexdigest()
+        name: hashlib.sha256(f"{tensor.dtype}{list(tensor.shape)}".encode() + _bytes(tensor)).hexdigest()
         for name, tensor in whole.items()
     }
 

@@ -198,7 +198,7 @@ def _overflow(section: DataSection, part: Loaded, segments: Segments) -> tuple[S
 
 
 def _refuse_nothing(section: DataSection, rows: Sequence[RowSource], sets: dict[str, RowSource]) -> None:
-    if not sum(len(source) for source in rows):
+    if section.train and not sum(len(source) for source in rows):
         hint = f"every document is longer than data.seq_len ({section.seq_len})" if section.overflow == "drop" else None
         raise fail("E-DATA-008", "no row to train on is left", key="data.train", hint=hint)
     for name, source in sets.items():
@@ -238,7 +238,7 @@ def _hold_limits(section: DataSection, entries: Sequence[SourceLedger]) -> None:
 
 
 def _shared_documents(train: Sequence[Loaded], evals: Sequence[Loaded]) -> int:
-    if not evals:
+    if not train or not evals:
         return 0
     known = np.unique(np.concatenate([part.entry.documents["hash"] for part in train]))
     return int(sum(np.isin(part.entry.documents["hash"], known).sum() for part in evals))

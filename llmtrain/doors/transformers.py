@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -32,7 +33,9 @@ from llmtrain.errors import fail, quoted
 TESTED = ((5, 23), (6, 0))
 """Lower and upper bound of the versions whose borrowed symbols (`_init_weights`) the contract tests cover."""
 ATTENTION = {"auto": None, "sdpa": "sdpa", "eager": "eager", "flex": "flex_attention", "flash": "flash_attention_2"}
-UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError)
+UNREADABLE = (
+    OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError, ImportError, SafetensorError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +239,7 @@ def read_weights(origin: Origin, config: Any) -> dict[str, Tensor]:  # noqa: ANN
         with quiet():
             opened: Any = AutoModelForCausalLM.from_pretrained(
                 origin.name, config=config, dtype=torch.float32, output_loading_info=True,
-                use_safetensors=None if origin.gguf else True, **origin.arguments(),
+                ignore_mismatched_sizes=True, use_safetensors=None if origin.gguf else True, **origin.arguments(),
             )  # fmt: skip
     except UNREADABLE as error:
         raise fail("E-MODEL-003", f"{origin.name}: {_one_line(error)}", key="model.name") from error

@@ -152,9 +152,8 @@ class Engine:
         entered = sum(int(mb["tokens"]) for mb in batch.micro_batches)
         targets, tokens = self.ranks.sum([mine, float(entered)])
         if targets == 0:
-            raise fail(
-                "E-DATA-006", f"step {batch.step + 1}: no row has a target ({self.loader.describe(batch.samples)})"
-            )
+            where = self.loader.describe(batch.samples)
+            raise fail("E-DATA-006", f"step {batch.step + 1}: no row has a target ({where})")
         return targets, tokens
 
     def _conclude_writer(self, word: Word) -> None:
@@ -261,7 +260,8 @@ class Engine:
         if owed or (self.recipe.evaluate.at_start and step == 0):
             improved = self.evaluate(last=True)
             if owed and improved:
-                self.save(step, False, False)  # noqa: FBT003 - neither waiting nor pinned
+                wait = pin = False
+                self.save(step, wait, pin)
 
     def _evaluation_due(self, step: int, clock: float, *, last: bool) -> bool:
         if self.evaluator is None or self.rhythms.evaluate.never:

@@ -1,6 +1,6 @@
 """One object over the optimizers of a run: master copies, learning rate, clipping, and state under canonical names."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -108,7 +108,3 @@ class Update:
             parameter.grad = None
         for _, _, copy in self._masters:
             copy.grad = None
-
-    def describe(self) -> Mapping[str, str]:
-        """Per group: elements and decay, for the header."""
-        return {g.label: f"{g.size:,} elements, decay {g.weight_decay:g}, lr {g.lr:g}" for g in self.groups}

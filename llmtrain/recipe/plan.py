@@ -61,7 +61,9 @@ def plan(recipe: Recipe, world: int, facts: Facts = UNKNOWN) -> Plan:
     global_size, micro, count = _batch(recipe, ranks, problems)
     per_epoch = _steps_per_epoch(recipe, facts, global_size)
     mean = facts.tokens / facts.rows if facts.rows and facts.tokens else float(recipe.data.seq_len)
-    total = _total_steps(recipe, per_epoch, facts, global_size * mean, problems)
+    total = None
+    if recipe.run_mode == "train":
+        total = _total_steps(recipe, per_epoch, facts, global_size * mean, problems)
     if problems:
         raise Failure(*problems)
     return Plan(

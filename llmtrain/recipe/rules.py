@@ -117,8 +117,8 @@ def _batch(recipe: Recipe, checker: Checker) -> Iterator[Found]:
 def _budget(recipe: Recipe, checker: Checker) -> Iterator[Found]:
     budget = recipe.budget
     none = budget.steps is None and budget.epochs is None and budget.tokens is None
-    if recipe.run_mode == "train" and none and recipe.run.max_time is None:
-        message = "no budget: one of `steps`, `epochs`, `tokens` and run.max_time is required"
+    if recipe.run_mode == "train" and none:
+        message = "no budget: one of `steps`, `epochs` and `tokens` is required"
         yield "E-PLAN-005", ("budget",), message, "budget.epochs=1, or --steps 1000"
     warmup = recipe.schedule.warmup
     if warmup >= 1 and warmup != int(warmup):

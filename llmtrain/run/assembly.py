@@ -100,12 +100,11 @@ def _data_seed(recipe: Recipe) -> int:
 
 def plan_rows(recipe: Recipe, world: int, material: Material) -> Plan:
     """The plan with the facts of the data."""
-    order = _order(recipe, material)
-    facts = Facts(
-        rows=order.rows_per_epoch,
-        tokens=material.prepared.train.tokens,
-        vocabulary=material.vocabulary.tokenizer.vocab_size,
-    )
+    words = material.vocabulary.tokenizer.vocab_size
+    if not material.prepared.sources:
+        return plan(recipe, world, Facts(vocabulary=words))
+    rows = _order(recipe, material).rows_per_epoch
+    facts = Facts(rows=rows, tokens=material.prepared.train.tokens, vocabulary=words)
     return plan(recipe, world, facts)
 
 

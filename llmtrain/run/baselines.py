@@ -9,7 +9,7 @@ from llmtrain.scoring.ngram import baselines as count
 
 def baselines(recipe: Recipe, material: Material) -> Mapping[str, Mapping[str, float]]:
     """`1-gram` and `3-gram` on the held-out rows, for built-in text only; {} otherwise."""
-    builtin = all(source.path.startswith("builtin:") for source in recipe.data.train)
+    builtin = bool(recipe.data.train) and all(source.path.startswith("builtin:") for source in recipe.data.train)
     held = material.prepared.evals.get("")
     if not builtin or held is None or not len(held):
         return {}

@@ -68,6 +68,10 @@ def _budget(composed: Composed, assembly: Assembly, total: int) -> str:
     recipe, plan = composed.recipe, assembly.plan
     epochs = f" ({total / plan.steps_per_epoch:.2f} epochs)" if plan.steps_per_epoch else ""
     optimizer, schedule = recipe.optimizer, recipe.schedule
-    groups = assembly.update.describe() if assembly.update is not None else {}
-    decay = ", ".join(f"{label} {text.split(', ')[1]}" for label, text in groups.items())
+    groups = assembly.update.groups if assembly.update is not None else []
+    decay = ", ".join(
+        f"{group.label} {amount(group.size)} decay {group.weight_decay:g}"
+        + (f" lr {group.lr:g}" if group.lr != optimizer.lr else "")
+        for group in groups
+    )
     return f"{total:,} steps{epochs}  {optimizer.name} lr {optimizer.lr:g}, {schedule.name}; {decay}"

@@ -69,19 +69,21 @@ def compare(saved: Mapping[str, Any], now: Mapping[str, Any], allowed: Iterable[
     """
     lines: list[str] = []
     problems: list[Problem] = []
+    explained = False
     before, after = saved.get("recipe", {}), now["recipe"]
     for key in sorted(set(before) | set(after)):
         old, new = before.get(key), after.get(key)
         if old == new or (_within(key, SILENT) and key != "run.seed"):
             continue
         shown = f"{key}: checkpoint {quoted(old)} -> recipe {quoted(new)}"
+        explained |= _within(key, EXACT)
         if _within(key, EXACT) and not _within(key, allowed):
             problems.append(_refusal(key, shown))
         lines.append(shown)
     problems.extend(
         _refusal(part, f"the {part}'s content is not that of the checkpoint")
         for part in ("data", "tokenizer")
-        if saved.get(part) != now[part] and not lines and not _within(part, allowed)
+        if saved.get(part) != now[part] and not explained and not _within(part, allowed)
     )
     if problems:
         raise Failure(*problems)

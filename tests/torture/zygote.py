@@ -220,6 +220,8 @@ def _fork(main: Callable[[list[str]], int], order: Mapping[str, object]) -> None
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    added = str(environment.get("PYTHONPATH") or "")
+    sys.path[:0] = [part for part in added.split(os.pathsep) if part]
     sys.argv = ["llmtrain", *argv]
     os._exit(_code(main, argv))
 
