@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FLOORS: dict[str, str] = {
-    "torch": "2.13.0", "transformers": "5.23", "tokenizers": "0.22", "safetensors": "0.8.0", "numpy": "2.0",
+    "torch": "2.13.0", "transformers": "5.23", "tokenizers": "0.23.1", "safetensors": "0.8.0", "numpy": "2.0",
     "omegaconf": "2.4.0", "pyyaml": "6.0.3", "typer": "0.29", "rich": "15", "pyarrow": "24", "zstandard": "0.23",
     "tensorboard": "2.21",
 }  # fmt: skip
