@@ -27,7 +27,7 @@ def _attributes() -> set[str]:
     return found
 
 
-def _classes(kind: Any) -> list[type]:  # noqa: ANN401
+def _classes(kind: Any) -> list[type]:
     if isinstance(kind, type) and is_dataclass(kind):
         return [kind]
     parts = typing.get_args(kind) if typing.get_origin(kind) or isinstance(kind, types.UnionType) else ()
@@ -46,7 +46,8 @@ def _keys(cls: type) -> list[tuple[str, str]]:
 
 
 KEYS = sorted(
-    set(_keys(schema.Recipe)) | {key for slot in SLOT_BASES for config in slot_table(slot).values() for key in _keys(config)}
+    set(_keys(schema.Recipe))
+    | {key for slot in SLOT_BASES for config in slot_table(slot).values() for key in _keys(config)}
 )
 
 
