@@ -331,7 +331,7 @@ def test_row_27_a_number_that_is_none_stops_the_run(tool: Tool, place: Path, spo
     folder = RunFolder.open(place / "nan")
     status = folder.status()
     assert status["state"] == "error" and status["exit_code"] == 3
-    assert [v.candidate.step for v in checkpoints.verify_run(folder) if v.good][-1] == 4
+    assert {v.candidate.step for v in checkpoints.verify_run(folder) if v.good} == {2, 4}
     assert [line["step"] for line in metrics.read(folder.metrics, "step")] == [1, 2, 3, 4]
 
 
