@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from llmtrain import __version__
 from llmtrain.cli import arguments, ending, streams
 from llmtrain.cli.arguments import COMPOSING, EVALUATING, REPORTING, TRAINING, Request
-from llmtrain.dist import launched_world
+from llmtrain.dist import launched_world, share_processors
 from llmtrain.errors import Exit, Failure, Terminated, escape, fail
 
 app = typer.Typer(
@@ -158,6 +158,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     streams.prepare()
+    share_processors()
     report = ending.Report.of(words)
     try:
         code = _invoke(words)

@@ -331,7 +331,7 @@ def test_row_27_a_number_that_is_none_stops_the_run(tool: Tool, place: Path, spo
     folder = RunFolder.open(place / "nan")
     status = folder.status()
     assert status["state"] == "error" and status["exit_code"] == 3
-    assert [v.candidate.step for v in checkpoints.verify_run(folder) if v.good][-1] == 4
+    assert {v.candidate.step for v in checkpoints.verify_run(folder) if v.good} == {2, 4}
     assert [line["step"] for line in metrics.read(folder.metrics, "step")] == [1, 2, 3, 4]
 
 
@@ -346,3 +346,16 @@ def test_a_model_of_ones_own_is_shown_trained_and_kept(tool: Tool, place: Path, 
     said = tool(*words, cwd=place, env={"PYTHONPATH": str(place)}).stderr.read_text()
     assert "  code     model.factory: spoiled_model:build\n" in said
     assert (place / "own" / "model" / "model.safetensors").is_file()
+
+
+def test_row_14_more_steps_go_on_with_the_next_unseen_rows_and_restart_begins_anew(tool: Tool, place: Path) -> None:
+    words = ("schedule.name=constant", "schedule.warmup=0", "evaluate.every=null", "checkpoint.every=null")
+    whole = tool.train(place, *words, "budget.steps=12", name="whole14")
+    for name, resume in (("next", "continue"), ("anew", "restart")):
+        tool.train(place, *words, "budget.steps=9", name=name)
+        folder = tool.train(place, *words, "budget.steps=12", f"data.resume={resume}", "--resume", "auto", name=name)
+        found, expected = step_lines(folder), step_lines(whole)
+        assert [line["step"] for line in found] == list(range(1, 13))
+        same = [line["loss"] == other["loss"] for line, other in zip(found, expected, strict=True)]
+        assert same == [True] * 9 + [resume == "continue"] * 3
+        assert [line["epoch"] for line in found[9:]] == ([1] * 3 if resume == "continue" else [0] * 3)
