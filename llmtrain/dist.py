@@ -120,6 +120,16 @@ def stop() -> None:
         distributed.destroy_process_group()
 
 
+PEER_ENDS = ("gloo", "connection closed by peer", "connection reset by peer", "nccl")
+"""What backends say when the other side of a collective is gone."""
+
+
+def is_peer_loss(error: BaseException) -> bool:
+    """Whether an error inside a collective tells that another rank is gone, not that this one is wrong."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and any(word in text for word in PEER_ENDS)
+
+
 def fold_seed(seed: int, *names: str | int) -> int:
     """A 63-bit seed from a seed and a path of names: the same on every machine, layout and Python."""
     text = json.dumps([seed, *names], separators=(",", ":"))

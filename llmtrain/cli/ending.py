@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmtrain.cli import streams
-from llmtrain.dist import launched_world
+from llmtrain.dist import is_peer_loss, launched_world
 from llmtrain.errors import Exit, Failure, escape, fail
 from llmtrain.launch import rank
 
-PEER_ENDS = ("gloo", "connection closed by peer", "connection reset by peer", "nccl")
 """Texts of torch's errors when another rank went away; torch gives them no type of their own on CPU."""
 crash_folder: list[Path] = []
 """Where crash files go once a run folder is known; the last entry counts."""
@@ -80,8 +79,7 @@ class Report:
 
 
 def _kind(error: Exception) -> str:
-    text = str(error).lower()
-    return "peer" if rank.records_folder() is not None and any(word in text for word in PEER_ENDS) else "own"
+    return "peer" if rank.records_folder() is not None and is_peer_loss(error) else "own"
 
 
 def _write_crash(text: str) -> Path | None:

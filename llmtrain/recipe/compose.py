@@ -4,6 +4,7 @@ Separate from its parts because it is their order that surface.md 2 fixes.
 """
 
 import importlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -207,6 +208,8 @@ def _import_plugins(tree: Map, permitted: bool) -> None:
     problems = checker.problems + _unpermitted(checker.code, permitted)
     if problems or found is None:
         raise Failure(*problems)
+    if checker.code:
+        local_modules()
     for named in checker.code:
         try:
             importlib.import_module(named.value)
@@ -214,6 +217,13 @@ def _import_plugins(tree: Map, permitted: bool) -> None:
             message = f"module {quoted(named.value)} cannot be imported: {quoted(str(error))}"
             place = named.spot.place()
             raise Failure(Problem(id="E-ENV-001", message=message, key="plugins", place=place)) from error
+
+
+def local_modules() -> None:
+    """Make modules of the working folder importable, as `python -m` does; only once code was permitted."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
 
 
 class _Spelled:

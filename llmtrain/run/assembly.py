@@ -27,7 +27,7 @@ from llmtrain.optim.update import Update
 from llmtrain.parallel.apply import Layout, apply
 from llmtrain.parallel.mesh import Mesh, make_mesh
 from llmtrain.parallel.stage import Stage
-from llmtrain.recipe.compose import Composed
+from llmtrain.recipe.compose import Composed, local_modules
 from llmtrain.recipe.plan import Facts, Plan, plan
 from llmtrain.recipe.schema import Recipe
 from llmtrain.run.machine import FORMATS, Machine
@@ -134,6 +134,8 @@ def assemble(
         Failure: model, sizes or layout do not come out.
     """
     recipe = composed.recipe
+    if composed.code:
+        local_modules()
     built = _build_model(recipe, material, machine)
     check_length(built.config, recipe.data.seq_len)
     stage = Stage(built.model, foreign=built.config is None)
@@ -170,7 +172,7 @@ def _build_model(recipe: Recipe, material: Material, machine: Machine) -> Built:
     tokenizer = material.vocabulary.tokenizer
     section = recipe.model
     if section.name is not None:
-        section = replace(section, name=resolve(section.name, cache_folder()))
+        section = replace(section, name=resolve(section.name, cache_folder(), recipe.run.root))
     ids = TokenIds(size=tokenizer.vocab_size, eos=tokenizer.eos_id, pad=tokenizer.eos_id)
     built = build(section, ids, seed=recipe.run.seed, offline=recipe.offline)
     built.model.to(dtype=FORMATS[recipe.precision.params], device=machine.device)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ from llmtrain.record.folder import RunFolder
 SETUP = "setup"
 """Folder of a run that holds the model's configuration and the tokenizer from its first minute on."""
 
+RUN_WORD = re.compile(r"latest(@\d+)?$|\d{6}-\d{6}-")
+"""`latest`, or the beginning of a run's id."""
+
 
 def is_run(name: str) -> bool:
     """Whether a model's name means a run of ours: its folder, or its folder@STEP."""
@@ -20,16 +24,21 @@ def is_run(name: str) -> bool:
     return (Path(name) / "run.json").is_file() or bool(mark and step and (Path(path) / "run.json").is_file())
 
 
-def resolve(name: str, cache: Path) -> str:
+def resolve(name: str, cache: Path, root: str) -> str:
     """The folder behind `model.name`; anything that is no run of ours stays as it is.
+
+    Args:
+        name: a folder, hub id, file, run folder, run id under `root` or `latest`; a run may have `@STEP`.
+        cache: where folders made from checkpoints are kept.
+        root: folder of run folders.
 
     Raises:
         Failure: the run has no final model, or no such checkpoint.
     """
     name = str(Path(name).expanduser()) if name.startswith("~") else name
-    if not is_run(name):
+    if not is_run(name) and not (RUN_WORD.match(name) and not Path(name).exists()):
         return name
-    found = index.refer(name, ".")
+    found = index.refer(name, root)
     if found.checkpoint is not None:
         return str(_checkpoint_model(found.folder, found.checkpoint, cache))
     if (found.folder.model / "tokenizer.json").is_file():

@@ -59,7 +59,7 @@ def predict(
     )
     section = recipe.model
     origin = door.locate(
-        resolve(recipe.model.name, cache_folder()),
+        resolve(recipe.model.name, cache_folder(), recipe.run.root),
         revision=section.revision,
         trust_remote_code=section.trust_remote_code,
         offline=recipe.offline,

@@ -24,7 +24,7 @@ from llmtrain.engine.events import (
 from llmtrain.engine.loop import Engine, Rhythms
 from llmtrain.engine.sinks import Sinks, TensorBoard
 from llmtrain.engine.state import TrainState
-from llmtrain.errors import Exit, Failure, Terminated
+from llmtrain.errors import Exit, Failure, Terminated, fail
 from llmtrain.recipe.compose import Composed
 from llmtrain.recipe.durations import parse_cadence, parse_duration
 from llmtrain.recipe.plan import plan
@@ -155,6 +155,13 @@ def _on_ranks(
         session = _Session(composed, options, bus, signals, machine, ranks, assembly, place)
         try:
             return session.run()
+        except RuntimeError as error:
+            if ranks.world == 1 or not dist.is_peer_loss(error):
+                session.record_failure(error)
+                raise
+            lost = session.peer_lost()
+            session.record_failure(lost)
+            raise lost from error
         except BaseException as error:
             session.record_failure(error)
             raise
@@ -342,6 +349,16 @@ class _Session:
         for sample in event.samples:
             files.append_line(self.folder.samples, {"step": event.step, **sample})
 
+    def peer_lost(self) -> Failure:
+        """What to tell when a collective broke because another rank is gone."""
+        step = self.tensors.train_state.step
+        safe = self.checkpointer.last_committed
+        kept = f"step {safe} is safe" if safe is not None else "nothing was saved yet"
+        where = (
+            f"llmtrain {self.recipe.run_mode} {self.composed.shown or self.composed.name} --resume {self.folder.path}"
+        )
+        return fail("E-PEER-001", f"another rank was lost after step {step}; {kept}", hint=f"continue with: {where}")
+
     def record_failure(self, error: BaseException) -> None:
         """run.json, events.jsonl and the rank's exit file tell what happened; no collective."""
         code = int(error.exit_code) if isinstance(error, Failure) else int(Exit.BUG)
@@ -350,9 +367,7 @@ class _Session:
         if isinstance(error, Terminated):
             code = int(Exit.TERMINATED)
         step = self.tensors.train_state.step
-        kind = (
-            "own" if isinstance(error, Failure | KeyboardInterrupt) else "peer" if "onnection" in str(error) else "own"
-        )
+        kind = "peer" if code == Exit.LOST_PEER else "own"
         self.folder.write_rank_exit(self.ranks.rank, code=code, kind=kind, phase="train", step=step)
         if isinstance(error, KeyboardInterrupt):
             self.checkpointer.abandon()

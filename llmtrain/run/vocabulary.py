@@ -44,7 +44,7 @@ def vocabulary(recipe: Recipe, *, cache: Path, workers: int) -> Vocabulary:
             "E-MODEL-004", "no tokenizer: the model has no files to take one from", key="tokenizer",
             hint="tokenizer: {train: {vocab_size: 4096}}, or tokenizer.name",
         )  # fmt: skip
-    path = Path(resolve(name, cache)).expanduser()
+    path = Path(resolve(name, cache, recipe.run.root)).expanduser()
     if path.is_file() and path.name == "tokenizer.json":
         return Vocabulary(tokenizer=FastTokenizer(path.parent), folder=path.parent)
     if (path / "tokenizer.json").is_file():
