@@ -133,7 +133,10 @@ def test_a_bug_as_json(tmp_path: Path) -> None:
 
 def test_ctrl_c_before_anything_was_saved_is_130(tmp_path: Path) -> None:
     before = BREAK.replace(
-        "raise {error}", "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(9)"
+        "raise {error}",
+        # Programs started in the background by a shell inherit an ignored SIGINT; this one is in the foreground.
+        "import os, signal, time; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "os.kill(os.getpid(), signal.SIGINT); time.sleep(9)",
     )
     done = run(["doctor"], cwd=tmp_path, before=before)
     assert (done.returncode, done.stdout, done.stderr) == (int(128 + signal.SIGINT), "", "interrupted\n")
