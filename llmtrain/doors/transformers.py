@@ -8,6 +8,7 @@ A door turns the library's calls into ours and its exceptions into `Failure`s; i
 
 import contextlib
 import difflib
+import importlib.util
 import logging
 import os
 import warnings
@@ -68,6 +69,9 @@ def locate(name: str, *, revision: str | None, trust_remote_code: bool, offline:
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code, "offline": offline}
     if path.is_file():
         if path.suffix == ".gguf":
+            if importlib.util.find_spec("gguf") is None:
+                hint = "pip install 'llmtrain[gguf]'"
+                raise fail("E-ENV-001", f"{name} needs the package gguf", key="model.name", hint=hint)
             return Origin(name=str(path.parent), gguf=path.name, **common)
         if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl"):
             raise fail("E-SEC-001", f"{name}: a pickle file can run code when loaded; not opened", key="model.name")

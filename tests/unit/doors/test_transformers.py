@@ -156,3 +156,13 @@ def test_damaged_weights_are_named(tmp_path: Path, damage: str) -> None:
         door.read_weights(origin, config)
     [problem] = failure.value.problems
     assert problem.id == "E-MODEL-003" and (damage == "cut" or "model.norm.weight" in problem.message)
+
+
+def test_a_gguf_file_without_its_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "m.gguf").touch()
+    monkeypatch.setattr(door.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(Failure) as caught:
+        door.locate(str(tmp_path / "m.gguf"), revision=None, trust_remote_code=False, offline=False)
+    problem = caught.value.problems[0]
+    assert problem.id == "E-ENV-001"
+    assert problem.hint is not None and "llmtrain[gguf]" in problem.hint
