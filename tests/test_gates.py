@@ -66,7 +66,6 @@ UNTESTED = (
     "run/finish",
     "run/header",
     "run/machine",
-    "run/probe",
     "run/speaking",
     "run/training",
     "run/vocabulary",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llmtrain.cli import ending, prompts, streams
 from llmtrain.cli.arguments import MODEL, Request, without_resume
 from llmtrain.dist import launched_world
-from llmtrain.errors import Exit, fail
+from llmtrain.errors import Exit, Failure, fail
 
 if TYPE_CHECKING:
     from llmtrain.engine.events import EventBus
@@ -100,10 +100,13 @@ def predict(request: Request) -> int:
 
 
 def _run(request: Request, composed: "Composed", mode: str) -> int:
-    if request.dry_run:
-        from llmtrain.cli import inspection
+    from llmtrain.cli import inspection
 
+    if request.dry_run:
         return inspection.show_dry_run(request, composed)
+    missing = inspection.missing_files(composed)
+    if missing:
+        raise Failure(*missing)
     count = local_processes(composed)
     if count > 1:
         from llmtrain.launch.local import launch

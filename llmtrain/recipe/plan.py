@@ -4,7 +4,7 @@ Separate from the recipe because a plan also knows the world and, once data is r
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from llmtrain.errors import Failure, Problem
@@ -42,7 +42,6 @@ class Plan:
     """Optimizer steps of the run; None until rows are known."""
     tokens_per_row: float
     """Mean tokens of a row; `seq_len` until rows are known."""
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def data_ranks(self) -> int:
