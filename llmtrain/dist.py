@@ -48,6 +48,8 @@ class Ranks:
     world: int = 1
     local_rank: int = 0
     group: Any = None
+    store: Any = None
+    """Key-value store of the rendezvous; None in a world of one."""
 
     @property
     def is_first(self) -> bool:
@@ -109,15 +111,37 @@ def start(*, backend: str, timeout: int) -> Ranks:
         finally:
             Path(name).unlink(missing_ok=True)
         return Ranks()
-    distributed.init_process_group(backend, timeout=limit)
+    store, rank, world = next(distributed.rendezvous("env://", rank, world, timeout=limit))
+    store.set_timeout(limit)
+    distributed.init_process_group(
+        backend, store=distributed.PrefixStore("llmtrain", store), rank=rank, world_size=world, timeout=limit
+    )
     group = distributed.new_group(backend="gloo", timeout=limit) if backend != "gloo" else distributed.group.WORLD
-    return Ranks(rank=rank, world=world, local_rank=local_rank, group=group)
+    return Ranks(rank=rank, world=world, local_rank=local_rank, group=group, store=store)
 
 
-def stop() -> None:
-    """Leave the process group; only on the clean path, when every rank arrives here."""
-    if distributed.is_initialized():
-        distributed.destroy_process_group()
+def stop(ranks: Ranks) -> None:
+    """Leave the process group; only on the clean path, when every rank arrives here.
+
+    Nobody closes its connections before all ranks have ended their last collective: gloo reports a peer that closed
+    after its last message as lost, even where that message has arrived.
+    """
+    if ranks.world > 1:
+        _leave_together(ranks)
+    distributed.destroy_process_group()
+
+
+def _leave_together(ranks: Ranks) -> None:
+    """Two rounds over the store, which the first rank may host: it goes on last."""
+    others = range(1, ranks.world)
+    if ranks.is_first:
+        ranks.store.wait([f"leave/done/{rank}" for rank in others])
+        ranks.store.set("leave/go", "1")
+        ranks.store.wait([f"leave/gone/{rank}" for rank in others])
+    else:
+        ranks.store.set(f"leave/done/{ranks.rank}", "1")
+        ranks.store.wait(["leave/go"])
+        ranks.store.set(f"leave/gone/{ranks.rank}", "1")
 
 
 PEER_ENDS = ("gloo", "connection closed by peer", "connection reset by peer", "nccl")

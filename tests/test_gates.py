@@ -38,7 +38,6 @@ TESTED_THROUGH = {
     "recipe/loading": "recipes/test_corpus.py",
     "recipe/masking": "unit/recipe/test_resolved.py",
     "recipe/nodes": "unit/recipe/test_places.py",
-    "recipe/plan": "recipes/test_corpus.py",
     "recipe/reference": "recipes/test_corpus.py",
     "recipe/rules": "recipes/test_corpus.py",
     "recipe/schema": "unit/recipe/test_jsonschema.py",

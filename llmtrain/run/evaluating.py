@@ -32,7 +32,7 @@ def evaluate(composed: Composed, options: RunOptions, bus: EventBus) -> dict[str
     assert values is not None
     seconds = time.perf_counter() - begun
     rows = sum(len(rows) for rows in material.prepared.evals.values())
-    dist.stop()
+    dist.stop(ranks)
     result = {
         "model": recipe.model.name,
         **values,

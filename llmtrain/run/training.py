@@ -77,7 +77,7 @@ def train(composed: Composed, options: RunOptions, bus: EventBus) -> dict[str, A
         ranks = dist.start(backend=machine.backend, timeout=recipe.launch.timeout)
         result = _on_ranks(composed, options, bus, signals, machine, ranks, material)
         # Only here: after an error peers may be anywhere, and a collective would wait for them.
-        dist.stop()
+        dist.stop(ranks)
         return result
 
 

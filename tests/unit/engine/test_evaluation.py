@@ -19,10 +19,10 @@ from tests.dist.steps import VOCABULARY, Case, Made, Rows, make, single_rows
 @pytest.fixture(scope="module")
 def made() -> Iterator[Made]:
     torch.set_num_threads(1)
-    dist.start(backend="gloo", timeout=60)
+    ranks = dist.start(backend="gloo", timeout=60)
     dropping = {"model_type": "gpt2", "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}  # dropout 0.1
     yield make(Case(model=dropping), Ranks())
-    dist.stop()
+    dist.stop(ranks)
 
 
 SIZES = np.arange(VOCABULARY) % 5 + 1

@@ -23,9 +23,9 @@ from tests.dist.steps import Case, Made, make, single_rows
 @pytest.fixture(scope="module", autouse=True)
 def group() -> Iterator[None]:
     torch.set_num_threads(1)
-    dist.start(backend="gloo", timeout=60)
+    ranks = dist.start(backend="gloo", timeout=60)
     yield
-    dist.stop()
+    dist.stop(ranks)
 
 
 ROWS = single_rows((9, 12, 5, 7))
