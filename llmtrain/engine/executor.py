@@ -4,7 +4,7 @@ A pipeline of several stages is another executor with the same two methods.
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -56,17 +56,13 @@ class StageExecutor:
         finally:
             reshard(self.stage)
 
-    def forward_backward(
-        self, batch: Sequence[MicroBatch], denominator: float, *, scale: float = 1.0,
-        between: Callable[[], None] | None = None,
-    ) -> list[Loss]:  # fmt: skip
+    def forward_backward(self, batch: Sequence[MicroBatch], denominator: float, *, scale: float = 1.0) -> list[Loss]:
         """Accumulate gradients of sum / denominator over all micro-batches and data ranks.
 
         Args:
             batch: this rank's micro-batches; every rank has the same number of them.
             denominator: global weight of the step, over all data ranks.
             scale: fp16 loss scale, undone when gradients are clipped.
-            between: called between micro-batches.
 
         Returns:
             Per micro-batch the undivided, unscaled sums, detached.
@@ -81,6 +77,4 @@ class StageExecutor:
             (loss.total * (self.averaged * scale / denominator)).backward()  # pyright: ignore[reportUnknownMemberType]
             losses.append(Loss(loss.total.detach(), loss.logs))
             del out, loss
-            if between is not None:
-                between()
         return losses

@@ -1,8 +1,6 @@
 """The run's tokenizer: trained from its data, or the files of a model; in both cases a folder with a tokenizer.json."""
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +9,7 @@ from llmtrain.data.prepare import train_tokenizer
 from llmtrain.data.tokens import FastTokenizer
 from llmtrain.errors import fail
 from llmtrain.recipe.schema import Recipe
+from llmtrain.record import files
 from llmtrain.run.models import copy_tokenizer, resolve
 
 
@@ -69,15 +68,10 @@ def _through_transformers(recipe: Recipe, name: str, cache: Path) -> Vocabulary:
 
 
 def _build(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write beside, rename into place; whoever comes second keeps the first one's."""
+    """Publish as one; whoever comes second keeps the first one's."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".hf-", suffix=".tmp", dir=folder.parent))
     try:
-        write(temporary)
-        temporary.chmod(0o755)
-        temporary.rename(folder)
+        files.publish_folder(folder, write)
     except OSError:
         if not (folder / "tokenizer_config.json").is_file():
             raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
